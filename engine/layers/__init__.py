@@ -1,0 +1,1 @@
+"""Building blocks of the model: attention, experts, router, norms, rotary, and the batch they work on."""

@@ -1,0 +1,1 @@
+"""Messages between the API process and its core: msgspec structs in msgpack, never pickle."""
