@@ -1,0 +1,1 @@
+"""Tests mirror the packages; what they share lives beside them by name."""

@@ -1,0 +1,1 @@
+"""Tests of the engine; checkpoints.py makes tiny random models for all of them."""
