@@ -1,0 +1,1 @@
+"""What every part of dsctl stands on: errors, exit codes, secrets, paths, units, steps (stdlib only)."""

@@ -1,0 +1,149 @@
+"""One thing a verb will do to the world, as a value: `plan` prints it, `apply` carries it out, nothing else may."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+RowState = Literal["active", "gated", "draining"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the replica table the gateway reads."""
+
+    name: str
+    url: str
+    spec_hash: str
+    state: RowState
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class MakeState:
+    """Private directories and the two tokens of the project."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFile:
+    """A file with exactly this text (mode 0600), written beside and renamed; untouched when it is equal already."""
+
+    path: Path
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartSupervisor:
+    """supervisord as a daemon; one that no longer answers is ended first."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopSupervisor:
+    """Ends supervisord and everything it supervises."""
+
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class StartProgram:
+    """Hands one program's file to supervisord and starts it; a program that runs from an older file is restarted."""
+
+    name: str
+    text: str  # the program's file
+
+
+@dataclass(frozen=True, slots=True)
+class StopProgram:
+    """Ends one program and forgets its file; the log stays."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """Ends a process that lost its supervisor: SIGTERM, then SIGKILL after `grace_s`."""
+
+    name: str
+    pid: int
+    started: str  # as the kernel tells it; another process under the same pid is left alone
+    grace_s: float = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class SetTable:
+    """The replica table with these rows under the next generation; waits until a running gateway has read it."""
+
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitGateway:
+    """Waits until the front answers on its address."""
+
+    url: str
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitReady:
+    """Waits until a replica says it is ready; a crash loop ends the wait with the last lines of its log."""
+
+    name: str
+    url: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A real completion through the front: to one gated replica, or (name empty) as any client would send it."""
+
+    name: str
+    front: str
+    model: str
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Waits until a draining replica has nothing in flight, at most `timeout_s`."""
+
+    name: str
+    front: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Removes everything the project ever wrote."""
+
+
+Action = (
+    MakeState
+    | WriteFile
+    | StartSupervisor
+    | StopSupervisor
+    | StartProgram
+    | StopProgram
+    | Terminate
+    | SetTable
+    | AwaitGateway
+    | AwaitReady
+    | Gate
+    | Drain
+    | Forget
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One action, the sentence that announces it, and what to do when it fails.
+
+    `replica` names the new replica this step belongs to; when the step fails `undo` puts back what served before.
+    """
+
+    title: str
+    action: Action
+    why: str = ""
+    replica: str = ""
+    undo: tuple[Step, ...] = field(default=())

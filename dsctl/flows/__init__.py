@@ -1,0 +1,1 @@
+"""One runbook a verb: gather facts, plan, show, lock, apply, verify."""
