@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dsctl.base.errors import ConfigError
 from dsctl.config.schema import Scalar, Schema, schema
@@ -102,8 +102,7 @@ def _value(node: Node, where: str) -> object:
         raise ConfigError(f"{where}: expected one value, found a list or a mapping")
     loader = yaml.SafeLoader("")
     try:
-        built: object = loader.construct_object(node)  # pyright: ignore[reportUnknownVariableType]
-        return built
+        return cast("object", loader.construct_object(node))  # pyright: ignore[reportUnknownMemberType]
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where}: {node.value!r} is not a value") from error
     finally:
