@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -113,10 +114,8 @@ def test_mistakes_are_named(text: str, said: str) -> None:
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     """No text makes the reader fail in another way than ConfigError."""
-    try:
+    with suppress(ConfigError):
         parse(text, "f")
-    except ConfigError:
-        pass
 
 
 def test_notes_of_the_users_own_are_left_alone() -> None:
@@ -172,8 +171,7 @@ def test_a_first_file_changes_nothing(tmp_path: Path) -> None:
     assert parse(first_file(), "f") == {}
     path = init(tmp_path / "dsctl.yaml", is_forced=False)
     assert load(path).values == load(None, cwd=tmp_path / "..").values
-    bare = "\n".join(line.removeprefix("# ") for line in first_file().splitlines() if ": " in line and "#   " not in line)
-    assert "replicas: 2" in bare
+    assert "# replicas: 2  # integer" in first_file()
 
 
 def test_what_is_shown_can_be_read_back(tmp_path: Path) -> None:
