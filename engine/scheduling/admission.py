@@ -39,7 +39,7 @@ def _check_length(submit: Submit, limits: Limits) -> None:
     ):
         if prompt + output > limit:
             raise RequestError(
-                f"{prompt} prompt tokens + max_tokens {output} = {prompt + output} do not fit {what} of {limit} tokens; "
+                f"{prompt} prompt tokens + max_tokens {output} = {prompt + output} exceed {what} of {limit} tokens; "
                 f"shorten the prompt or ask for at most {max(limit - prompt, 0)} tokens",
                 code=code,
                 param="max_tokens" if prompt < limit else "prompt",

@@ -1,11 +1,11 @@
-"""A state machine over scheduler and cache: whatever comes in whatever order, nothing leaks, starves or is served twice."""
+"""A state machine over scheduler and cache: in whatever order things come, nothing leaks, starves or ends twice."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, Phase, event, settings
+from hypothesis import Phase, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -70,7 +70,7 @@ class Machine(RuleBasedStateMachine):
     @rule(length=st.integers(0, 60), max_tokens=st.integers(0, 60))
     def add_absurd(self, length: int, max_tokens: int) -> None:
         seq = len(self.submits)
-        self.submits[seq] = Submit(seq, [0] * length, Sampling(0, max_tokens))
+        self.submits[seq] = Submit(seq, [0] * length, Sampling(0, max_tokens, stop_token_ids=(STOP,)))
         self.outputs[seq] = []
         self.scheduler.add(self.submits[seq])
         self.collect()
@@ -202,7 +202,7 @@ class Machine(RuleBasedStateMachine):
 _COMMON = settings(
     deadline=None,
     database=None,
-    suppress_health_check=list(HealthCheck),
+    report_multiple_bugs=False,
     stateful_step_count=40,
     phases=(Phase.generate, Phase.shrink),
 )
