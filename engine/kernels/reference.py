@@ -1,0 +1,117 @@
+"""Reference ops in torch: slow and right, and the same bits for a row whatever surrounds it.
+
+Three rules make them row-wise. Matrix products have a fixed number of rows (zero-padded tiles), a padded number of
+columns and sums of at most 512 terms. Sums over rows never cross a row, and those across tiles run left to right in
+float32. Functions that torch computes differently at the end of a vector (silu, sigmoid) are built from exp and exact
+operations, which it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.kernels.attention import attend_generated, attend_prompt
+from engine.kernels.packed import Mlp, Packed
+from engine.kernels.table import Ops
+
+
+def linear_rows(x: Tensor, w: Packed, tile: int) -> Tensor:
+    """x [T, inputs] · w → float32 [T, width], T a multiple of `tile`."""
+    if w.dtype != torch.float32:
+        return _linear_narrow(x, w, tile)
+    y = x.new_empty(x.shape[0], w.width)
+    first, rest = w.chunks[0], w.chunks[1:]
+    if not rest:
+        for rows, out in zip(x.split(tile), y.split(tile), strict=True):
+            torch.mm(rows, first, out=out)
+        return y
+    for rows, out in zip(x.split(tile), y.split(tile), strict=True):
+        parts = rows.split(first.shape[0], dim=1)
+        torch.mm(parts[0], first, out=out)
+        for part, chunk in zip(parts[1:], rest, strict=True):
+            out.addmm_(part, chunk)
+    return y
+
+
+def _linear_narrow(x: Tensor, w: Packed, tile: int) -> Tensor:
+    """The same for weights held in bfloat16: inputs are rounded to it, sums are float32, the result is rounded once."""
+    narrow = x.to(w.dtype)
+    return torch.cat([torch.mm(rows, w.chunks[0]) for rows in narrow.split(tile)]).float()
+
+
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """silu(left half) · right half, row by row."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return gate / (torch.exp(-gate) + 1.0) * up
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + e⁻ˣ) from exact operations and exp only."""
+    return (torch.exp(-x) + 1.0).reciprocal_()
+
+
+def mlp_rows(x: Tensor, w: Mlp, tile: int) -> Tensor:
+    """SwiGLU of x [T, hidden] → [T, hidden]."""
+    return linear_rows(silu_mul(linear_rows(x, w.gate_up, tile)), w.down, tile)[:, : w.down.outputs]
+
+
+def moe(x: Tensor, ids: Tensor, weights: Tensor, experts: Sequence[Mlp], tile: int) -> Tensor:
+    """Σ over the chosen experts, in top-k order, of weight · expert(x): rows of one expert share its tiles."""
+    tokens, top_k = ids.shape
+    flat = ids.reshape(-1).numpy()
+    order = np.argsort(flat, kind="stable")
+    counts = np.bincount(flat, minlength=len(experts))
+    padded = -(-counts // tile) * tile
+    offset = np.cumsum(padded) - padded - (np.cumsum(counts) - counts)
+    place = np.empty(flat.size, dtype=np.int64)  # where each (token, choice) pair lies in the padded rows
+    place[order] = np.arange(flat.size) + offset[flat[order]]
+    at = torch.from_numpy(place)
+    rows = x.new_zeros(int(padded.sum()), x.shape[1])
+    rows[at] = x[:tokens].repeat_interleave(top_k, dim=0)
+    active = np.flatnonzero(counts).tolist()
+    spans = padded[active].tolist()
+    inner = [linear_rows(part, experts[e].gate_up, tile) for e, part in zip(active, rows.split(spans), strict=True)]
+    acted = silu_mul(torch.cat(inner))
+    outer = [linear_rows(part, experts[e].down, tile) for e, part in zip(active, acted.split(spans), strict=True)]
+    chosen = torch.cat(outer)[at, : x.shape[1]].view(tokens, top_k, -1) * weights[:, :, None]
+    total = chosen[:, 0]
+    for choice in range(1, top_k):
+        total = total + chosen[:, choice]
+    return total
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x²) + eps) · weight, row by row."""
+    scale = (x * x).mean(-1, keepdim=True).add_(eps).sqrt_().reciprocal_()
+    return x * scale * weight
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate neighbouring pairs of x [T, …, r]; `sin` has its sign set per element: −, +, −, + …"""
+    shape = (x.shape[0], *(1,) * (x.dim() - 2), x.shape[-1])
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return x * cos.view(shape) + swapped * sin.view(shape)
+
+
+def heads_rows(x: Tensor, w: Tensor, tile: int) -> Tensor:
+    """Each head's own product: x [T, heads, n] with w [heads, n, m] → [T, heads, m]."""
+    if x.shape[0] == tile:
+        return torch.bmm(x.transpose(0, 1), w).transpose(0, 1)
+    return torch.cat([torch.bmm(rows.transpose(0, 1), w).transpose(0, 1) for rows in x.split(tile)])
+
+
+REFERENCE = Ops(
+    name="reference-1",
+    linear_rows=linear_rows,
+    mlp_rows=mlp_rows,
+    moe=moe,
+    rms_norm=rms_norm,
+    rope=rope,
+    heads_rows=heads_rows,
+    attend_prompt=attend_prompt,
+    attend_generated=attend_generated,
+)

@@ -1,0 +1,83 @@
+"""The DeepSeek model: embedding, layers, norm and head over the rows of one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from engine.kernels.packed import Packed
+from engine.kernels.table import Ops
+from engine.layers.batch import StepBatch
+from engine.layers.cache import LatentCache
+from engine.layers.experts import Dense, Experts
+from engine.layers.mla import Mla
+from engine.layers.rotary import Rotary
+from engine.layers.rows import Layout, Rows, split_roles
+from engine.spec.model import ModelSpec
+
+WIDE = 1024  # hidden sizes from here on stream their weights from memory: prompt rows then share them in larger tiles
+WIDE_TILE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer, pre-norm with residuals in float32."""
+
+    input_norm: Tensor  # [hidden]
+    attention: Mla
+    output_norm: Tensor  # [hidden]
+    feed_forward: Dense | Experts
+
+    def forward(self, x: Tensor, rows: Rows, cache: Tensor, eps: float) -> Tensor:
+        """x [T, hidden] → [T, hidden]."""
+        norm = self.attention.ops.rms_norm
+        x = x + self.attention.forward(norm(x, self.input_norm, eps), rows, cache)
+        return x + self.feed_forward.forward(norm(x, self.output_norm, eps), rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded model. The bits of a row's logits depend on its sequence's tokens and roles, and on nothing else."""
+
+    spec: ModelSpec
+    ops: Ops
+    embedding: Tensor  # [vocab, hidden]
+    layers: tuple[Layer, ...]
+    final_norm: Tensor  # [hidden]
+    head: Packed  # hidden → vocab
+    rotary: Rotary
+    tile: int  # rows of every product
+    cache_dtype: torch.dtype
+    numerics: str  # everything that decides the bits of a logit
+    skipped_mtp_tensors: int = 0
+
+    def new_cache(self, num_blocks: int, block_size: int) -> LatentCache:
+        """An empty cache of `num_blocks` blocks."""
+        spec = self.spec
+        return LatentCache(len(self.layers), num_blocks, block_size, spec.latent_dim, self.cache_dtype)
+
+    @torch.inference_mode()
+    def forward(self, batch: StepBatch, cache: LatentCache) -> Tensor:
+        """Logits float32 [S, vocab] of `batch.rows`; the latents of all rows are written to `cache`."""
+        prompt_tile = max(self.tile, WIDE_TILE) if self.spec.hidden_size >= WIDE else self.tile
+        layout = Layout(prompt_tile, self.tile, self.rotary, self.spec.num_heads)
+        hidden = torch.empty(batch.token_ids.numel(), self.spec.hidden_size)
+        for rows in split_roles(batch, cache, layout):
+            x = self.embedding.index_select(0, rows.token_ids).float()
+            for layer, latents in zip(self.layers, cache.layers, strict=True):
+                x = layer.forward(x, rows, latents, self.spec.rms_eps)
+            hidden[rows.index] = x[: rows.count]
+        return self._logits(hidden.index_select(0, batch.rows))
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        count = hidden.shape[0]
+        padded = torch.nn.functional.pad(hidden, (0, 0, 0, -count % self.tile))
+        normed = self.ops.rms_norm(padded, self.final_norm, self.spec.rms_eps)
+        return self.ops.linear_rows(normed, self.head, self.tile)[:count, : self.spec.vocab_size].contiguous()
+
+    def shortened(self) -> Model:
+        """The same model with one layer of each kind: enough to see how this machine's arithmetic behaves."""
+        kinds = {type(layer.feed_forward): layer for layer in self.layers}
+        return replace(self, layers=tuple(kinds.values()))

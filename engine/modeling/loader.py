@@ -1,0 +1,180 @@
+"""From a checkpoint directory to a model: tensors are read, checked, packed and dropped one after the other."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.kernels.packed import Mlp, Packed, pack, pack_mlp
+from engine.kernels.reference import REFERENCE
+from engine.kernels.rowwise import narrowest_tile
+from engine.kernels.table import Ops
+from engine.layers.experts import Dense, Experts
+from engine.layers.mla import Mla
+from engine.layers.rotary import Rotary
+from engine.layers.router import Router
+from engine.modeling.checkpoint import check_entries, fingerprint, open_reader, read_entries
+from engine.modeling.deepseek import Layer, Model
+from engine.modeling.tensors import Shapes, expected_shapes
+from engine.spec.config import EngineConfig
+from engine.spec.memory import cache_dtype, computes_in_float32
+from engine.spec.model import ModelSpec, read_spec
+
+NUMERICS_VERSION = 1  # raise it whenever a change of this package changes the bits of any logit
+
+Get = Callable[[str], Tensor]
+
+
+def load(config: EngineConfig) -> Model:
+    """Load config.model in config.dtype.
+
+    Raises CheckpointError naming the file and the tensor for anything missing, truncated, misshapen, unknown or NaN.
+    """
+    spec = read_spec(config.model)
+    expected = expected_shapes(spec)
+    if config.load_format == "dummy":
+        return _Builder(spec, config, dummy_source(expected)).build("dummy")
+    model_dir = Path(config.model)
+    entries = read_entries(model_dir)
+    skipped = check_entries(entries, expected, spec, model_dir)
+    with open_reader(entries, spec) as reader:
+        return _Builder(spec, config, reader.get).build(fingerprint(model_dir, entries), skipped)
+
+
+def dummy_source(expected: Shapes) -> Get:
+    """Seeded random values of the right shapes, for measurements without weights."""
+
+    def get(name: str) -> Tensor:
+        shape = expected[name]
+        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little"))
+        if name.endswith("norm.weight"):
+            return torch.ones(shape)
+        return torch.randn(shape, generator=generator) / math.sqrt(shape[-1])
+
+    return get
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    """Turns named tensors into packed layers."""
+
+    spec: ModelSpec
+    config: EngineConfig
+    source: Get
+    ops: Ops = REFERENCE
+
+    @property
+    def _compute(self) -> torch.dtype:
+        return torch.float32 if computes_in_float32(self.spec, self.config.dtype) else torch.bfloat16
+
+    def _get(self, name: str) -> Tensor:
+        """Values float32, rounded to bfloat16 when that is the model's dtype."""
+        value = self.source(name)
+        return value.bfloat16().float() if self.config.dtype == "bfloat16" else value
+
+    @torch.inference_mode()
+    def build(self, checkpoint: str, skipped: int = 0) -> Model:
+        """The model, with the tile that keeps products row-wise on this machine."""
+        spec = self.spec
+        embedding = self._get("model.embed_tokens.weight")
+        head = embedding if spec.tied else self._get("lm_head.weight")
+        layers = tuple(self._layer(index) for index in range(spec.num_layers))
+        packed_head = pack(head, self._compute)
+        tile = narrowest_tile({**_shapes(layers), (packed_head.inputs, packed_head.width): packed_head})
+        positions = self.config.max_model_len or spec.max_positions
+        latents = cache_dtype(spec, self.config.dtype)
+        parts = (checkpoint, self.config.dtype, str(self._compute), latents, self.ops.name, _machine(), str(tile))
+        return Model(
+            spec=spec,
+            ops=self.ops,
+            embedding=embedding.to(self._compute, copy=True),
+            layers=layers,
+            final_norm=self._get("model.norm.weight").clone(),
+            head=packed_head,
+            rotary=Rotary(spec.rope, spec.rope_dim, positions),
+            tile=tile,
+            cache_dtype=torch.float32 if latents == "float32" else torch.float16,
+            numerics=f"{NUMERICS_VERSION}:" + ":".join(parts),
+            skipped_mtp_tensors=skipped,
+        )
+
+    def _layer(self, index: int) -> Layer:
+        prefix = f"model.layers.{index}."
+        dense = self.spec.is_dense(index)
+        return Layer(
+            input_norm=self._get(f"{prefix}input_layernorm.weight").clone(),
+            attention=self._attention(f"{prefix}self_attn."),
+            output_norm=self._get(f"{prefix}post_attention_layernorm.weight").clone(),
+            feed_forward=Dense(self.ops, self._mlp(f"{prefix}mlp.")) if dense else self._experts(f"{prefix}mlp."),
+        )
+
+    def _attention(self, prefix: str) -> Mla:
+        spec = self.spec
+        queries = f"{prefix}q_a_proj.weight" if spec.q_rank else f"{prefix}q_proj.weight"
+        down = torch.cat((self._get(queries), self._get(f"{prefix}kv_a_proj_with_mqa.weight")))
+        expand = self._get(f"{prefix}kv_b_proj.weight")
+        heads = expand.view(spec.num_heads, spec.nope_dim + spec.value_dim, spec.kv_rank)
+        return Mla(
+            spec=spec,
+            ops=self.ops,
+            down=pack(down, self._compute),
+            q_norm=self._get(f"{prefix}q_a_layernorm.weight").clone() if spec.q_rank else None,
+            q_up=pack(self._get(f"{prefix}q_b_proj.weight"), self._compute) if spec.q_rank else None,
+            kv_norm=self._get(f"{prefix}kv_a_layernorm.weight").clone(),
+            expand=pack(expand, self._compute),
+            absorb_k=heads[:, : spec.nope_dim].clone(memory_format=torch.contiguous_format),
+            absorb_v=heads[:, spec.nope_dim :].transpose(1, 2).clone(memory_format=torch.contiguous_format),
+            out=pack(self._get(f"{prefix}o_proj.weight"), self._compute),
+        )
+
+    def _mlp(self, prefix: str) -> Mlp:
+        gate, up, down = (self._get(f"{prefix}{name}_proj.weight") for name in ("gate", "up", "down"))
+        return pack_mlp(gate, up, down, self._compute)
+
+    def _experts(self, prefix: str) -> Experts:
+        router = self.spec.router
+        # the bias only chooses: it stays as precise as the checkpoint has it, whatever the dtype
+        bias = self.source(f"{prefix}gate.e_score_correction_bias").clone() if router.method == "noaux_tc" else None
+        return Experts(
+            ops=self.ops,
+            router=Router(router, self.ops, pack(self._get(f"{prefix}gate.weight")), bias),
+            routed=tuple(self._mlp(f"{prefix}experts.{expert}.") for expert in range(router.experts)),
+            shared=self._mlp(f"{prefix}shared_experts.") if self.spec.shared_experts else None,
+        )
+
+
+def _shapes(layers: tuple[Layer, ...]) -> dict[tuple[int, int], Packed]:
+    """One matrix of each shape."""
+    return {(w.inputs, w.width): w for layer in layers for w in _matrices(layer)}
+
+
+def _matrices(layer: Layer) -> Iterator[Packed]:
+    attention, forward = layer.attention, layer.feed_forward
+    yield from (attention.down, attention.out, attention.expand)
+    if attention.q_up is not None:
+        yield attention.q_up
+    mlps = (forward.mlp,) if isinstance(forward, Dense) else (*forward.routed[:1], *filter(None, (forward.shared,)))
+    for mlp in mlps:
+        yield from (mlp.gate_up, mlp.down)
+    if isinstance(forward, Experts):
+        yield forward.router.gate
+
+
+def _machine() -> str:
+    """What chooses torch's code paths: its version, the instruction set and the processor."""
+    names = ("vendor_id", "cpu family", "model")
+    found: dict[str, str] = {}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").split("\n\n", 1)[0].splitlines():
+            key, _, value = line.partition(":")
+            found[key.strip()] = value.strip()
+    processor = "-".join(found.get(name, "") for name in names) if found else platform.machine()
+    return f"torch-{torch.__version__}-{torch.backends.cpu.get_cpu_capability()}-{processor}"

@@ -1,0 +1,1 @@
+"""Number formats of checkpoints: how stored weights become values."""
