@@ -1,0 +1,101 @@
+"""The events of a replica's stream as the gateway reads them: a Meta line each, and data it does not look into."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class LostLine(msgspec.Struct, frozen=True, gc=False):
+    """See engine.spec.attempt.Lost."""
+
+    epoch: int
+    cause: str
+
+
+class UsageLine(msgspec.Struct, frozen=True, gc=False):
+    """See engine.spec.attempt.Usage."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class FailureLine(msgspec.Struct, frozen=True, gc=False):
+    """See engine.spec.attempt.Failure."""
+
+    status: int
+    code: str
+    message: str
+    retryable: bool = False
+
+
+class MetaLine(msgspec.Struct, frozen=True):
+    """See engine.spec.attempt.Meta; a struct because this is decoded once per token."""
+
+    c: int = -1
+    t: tuple[int, ...] = ()
+    f: str | None = None
+    cached: int | None = None
+    lost: LostLine | None = None
+    end: UsageLine | None = None
+    error: FailureLine | None = None
+
+
+class ProgressLine(msgspec.Struct, frozen=True):
+    """See engine.spec.attempt.Progress."""
+
+    state: str
+    epoch: int
+    step: int
+    beat: int
+    running: int
+    waiting: int
+    kv_free_tokens: int
+    kv_total_tokens: int
+    restarts: int
+    numerics_id: str
+    exact: bool
+    silent_ms: int = 0
+
+
+decode_meta = msgspec.json.Decoder(MetaLine).decode
+decode_progress = msgspec.json.Decoder(ProgressLine).decode
+
+
+class History:
+    """What the client has (or is about to have) of a request: what a continuation must carry."""
+
+    __slots__ = ("cached", "finished", "ids", "tokens")
+
+    def __init__(self, choices: int) -> None:
+        self.ids: list[list[int]] = [[] for _ in range(choices)]
+        self.finished: list[str | None] = [None] * choices
+        self.cached: int | None = None
+        self.tokens = 0
+
+    @property
+    def started(self) -> bool:
+        """Some token or ending was delivered."""
+        return self.tokens > 0 or any(self.finished)
+
+    def accepts(self, meta: MetaLine) -> bool:
+        """False when an event cannot be true: its choice does not exist or has ended."""
+        return 0 <= meta.c < len(self.ids) and self.finished[meta.c] is None
+
+    def add(self, meta: MetaLine) -> None:
+        """Take one event's ids; it must be acceptable."""
+        choice = meta.c
+        self.ids[choice].extend(meta.t)
+        self.tokens += len(meta.t)
+        if meta.f is not None:
+            self.finished[choice] = meta.f
+        if meta.cached is not None and self.cached is None:
+            self.cached = meta.cached
+
+    def resume(self) -> bytes:
+        """engine.spec.attempt.Resume as JSON."""
+        choices = [{"index": index, "ids": ids, "finished": self.finished[index]} for index, ids in enumerate(self.ids)]
+        return msgspec.json.encode(
+            {"choices": choices, "cached_tokens": self.cached, "prompt_sent": True, "role_sent": True}
+        )

@@ -1,0 +1,91 @@
+"""The answer of a client that does not stream, put together from the chunks of a stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from dsctl.gateway.events import UsageLine
+
+OBJECTS = {"chat": "chat.completion", "completions": "text_completion", "inference": "inference"}
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def usage_object(usage: UsageLine) -> dict[str, Any]:
+    """Usage as clients see it."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+class Whole:
+    """Takes data lines and becomes one object: strings and lists of a choice are joined, other values replaced."""
+
+    def __init__(self, route: str) -> None:
+        self._route = route
+        self._envelope: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+
+    def feed(self, data: bytes) -> None:
+        """Take one `data: …` line; raises msgspec.DecodeError when it is not a JSON object."""
+        payload = data[6:]
+        if payload == b"[DONE]":
+            return
+        chunk = _decode(payload)
+        choices = chunk.pop("choices", None)
+        chunk.pop("usage", None)
+        if choices is None:  # an inference chunk: the one choice is the object itself
+            choices = [{"index": 0, "text": chunk.pop("text", ""), "finish_reason": chunk.pop("finish_reason", None)}]
+        for key, value in chunk.items():
+            if self._envelope.get(key) is None:
+                self._envelope[key] = value
+        for choice in choices:
+            _join(self._choices.setdefault(choice.get("index", 0), {}), choice)
+
+    def result(self, usage: UsageLine) -> dict[str, Any]:
+        """The object to answer with."""
+        answer = {**self._envelope, "object": OBJECTS[self._route]}
+        choices = [self._choices[index] for index in sorted(self._choices)]
+        if self._route == "inference":
+            return {**answer, **_inference(choices), "usage": usage_object(usage)}
+        for choice in choices:
+            choice.setdefault("finish_reason", None)
+            choice.setdefault("logprobs", None)
+            if self._route == "chat":
+                message = choice.pop("delta", {})
+                choice["message"] = {"role": "assistant", "content": "", **message}
+            else:
+                choice.setdefault("text", "")
+        return {**answer, "choices": choices, "usage": usage_object(usage)}
+
+
+def _inference(choices: list[dict[str, Any]]) -> dict[str, Any]:
+    choice = choices[0] if choices else {}
+    text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+    return {"text": text, "finish_reason": choice.get("finish_reason")}
+
+
+def _join(into: dict[str, Any], more: dict[str, Any]) -> None:
+    for key, value in more.items():
+        had = into.get(key)
+        if value is None:
+            into.setdefault(key, None)
+        elif isinstance(value, dict):
+            if not isinstance(had, dict):
+                had = into[key] = {}
+            _join(had, value)
+        elif isinstance(had, list) and isinstance(value, list) and key not in ("prompt_token_ids", "prompt_logprobs"):
+            had.extend(value)
+        elif (
+            isinstance(had, str)
+            and isinstance(value, str)
+            and key in ("text", "content", "reasoning_content", "reasoning")
+        ):
+            into[key] = had + value
+        else:
+            into[key] = value
