@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -66,7 +66,8 @@ class Whole:
 
 def _inference(choices: list[dict[str, Any]]) -> dict[str, Any]:
     choice = choices[0] if choices else {}
-    text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+    delta = cast("dict[str, Any]", choice.get("delta") or {})
+    text = choice.get("text") or delta.get("content") or ""
     return {"text": text, "finish_reason": choice.get("finish_reason")}
 
 
@@ -78,9 +79,9 @@ def _join(into: dict[str, Any], more: dict[str, Any]) -> None:
         elif isinstance(value, dict):
             if not isinstance(had, dict):
                 had = into[key] = {}
-            _join(had, value)
+            _join(cast("dict[str, Any]", had), cast("dict[str, Any]", value))
         elif isinstance(had, list) and isinstance(value, list) and key not in ("prompt_token_ids", "prompt_logprobs"):
-            had.extend(value)
+            cast("list[Any]", had).extend(cast("list[Any]", value))
         elif (
             isinstance(had, str)
             and isinstance(value, str)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any
+from typing import Any, cast
 
 from dsctl.oracle.engine import Choice, Engine, Sequence
 from dsctl.oracle.replies import Shape, encode, usage_of
@@ -51,7 +51,8 @@ class Direct:
             self._peer.answer = None
             self._peer.reply(200, encode({**self._whole(), "usage": usage}))
             return
-        if (self._body.get("stream_options") or {}).get("include_usage"):
+        options = cast("dict[str, Any]", self._body.get("stream_options") or {})
+        if options.get("include_usage"):
             self._data(self._shape.usage_chunk(usage))
         self._peer.write_chunk(b"data: [DONE]\n\n")
         self._peer.end_stream()

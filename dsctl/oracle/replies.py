@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -25,7 +25,7 @@ class Shape:
             "created": created,
             "model": str(body.get("model") or "oracle"),
         }
-        kwargs = body.get("chat_template_kwargs") or {}
+        kwargs = cast("dict[str, Any]", body.get("chat_template_kwargs") or {})
         self.reasons = route == "chat" and bool(kwargs.get("thinking"))
         self.logprobs = body.get("logprobs")
         self.token_ids = bool(body.get("return_token_ids"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -39,8 +39,8 @@ def wish_of(attempt: AttemptBody) -> Wish:
         ignore_eos=bool(body.get("ignore_eos")),
         choices=[Choice(index) for index in range(int(body.get("n") or 1))],
     )
-    for had in (attempt.resume or {}).get("choices", ()):
-        choice = wish.choices[had["index"]]
+    for had in cast("list[dict[str, Any]]", (attempt.resume or {}).get("choices", [])):
+        choice = wish.choices[int(had["index"])]
         choice.count, choice.finished = len(had["ids"]), had.get("finished")
     return wish
 
@@ -109,7 +109,8 @@ class Stream:
         body = self.attempt.body
         completion = sum(choice.count for choice in self.wish.choices)
         prompt = prompt_tokens(body)
-        if body.get("stream") and (body.get("stream_options") or {}).get("include_usage"):
+        options = cast("dict[str, Any]", body.get("stream_options") or {})
+        if body.get("stream") and options.get("include_usage"):
             self._send({"t": []}, self.shape.usage_chunk(usage_of(prompt, completion, self._cached or 0)))
         reasoning = sum(min(c.count, REASONING_TOKENS) for c in self.wish.choices) if self.shape.reasons else 0
         end = {
