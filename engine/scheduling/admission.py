@@ -40,7 +40,7 @@ def _check_length(submit: Submit, limits: Limits) -> None:
         if prompt + output > limit:
             raise RequestError(
                 f"{prompt} prompt tokens + max_tokens {output} = {prompt + output} exceed {what} of {limit} tokens; "
-                f"shorten the prompt or ask for at most {max(limit - prompt, 0)} tokens",
+                f"{'shorten the prompt' if prompt >= limit else f'ask for at most {limit - prompt} tokens'}",
                 code=code,
                 param="max_tokens" if prompt < limit else "prompt",
             )

@@ -264,12 +264,15 @@ class Scheduler:
         error.retry_after_s = self._rates.retry_after_s(self.waiting)
         return error
 
-    def next_wake(self) -> float | None:
-        """The clock at which waiting alone changes something (a hold or a queue deadline ends); None: never."""
+    def patience(self) -> float | None:
+        """Seconds for which nothing is to be done unless a message comes: 0 with work at hand, None for ever."""
+        if self.is_idle:
+            return None
+        if self.running or not policy.is_held(self.waiting, self.config, self._clock()):
+            return 0.0
         times = [policy.queue_deadline(sequence, self.config) for sequence in self.waiting]
-        if policy.is_held(self.waiting, self.config, self._clock()):
-            times.append(policy.hold_ends(self.waiting, self.config))
-        return min((time for time in times if time is not None), default=None)
+        times.append(policy.hold_ends(self.waiting, self.config))
+        return max(0.0, min(time for time in times if time is not None) - self._clock())
 
     def take_events(self) -> tuple[list[Refused], list[Delta]]:
         """What has happened since the last call: sequences that never started, and what was added to the others."""

@@ -1,0 +1,1 @@
+"""The core process: one loop that alternates deciding and computing, a heartbeat, and the socket to its API process."""

@@ -1,0 +1,83 @@
+"""From a Start message to a core that can step: threads, memory plan, weights, self-check, and what Ready says."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from engine.caching.pool import BlockPool
+from engine.core import faults, machine
+from engine.modeling import loader, selfcheck
+from engine.modeling.deepseek import Model
+from engine.running.runner import Runner
+from engine.scheduling.admission import Limits
+from engine.scheduling.scheduler import Scheduler
+from engine.spec.config import EngineConfig
+from engine.spec.memory import MemoryPlan, plan_memory
+from engine.spec.model import read_spec
+from engine.wire.messages import Ready, Start
+
+log = logging.getLogger(__name__)
+
+SAMPLING_VERSION = 1  # raise it whenever a change of scheduling or running changes which token is chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """All that the loop needs."""
+
+    scheduler: Scheduler
+    runner: Runner
+    ready: Ready
+
+
+def boot(start: Start) -> Booted:
+    """Load what `start` names. Raises CheckpointError, ConfigError or CapacityError."""
+    began = time.monotonic()
+    config, ills = start.config, faults.wanted(start.faults, start.epoch)
+    torch.set_num_threads(config.threads or machine.usable_cores())
+    plan = plan_memory(read_spec(config.model), config, machine.free_bytes())
+    faults.while_loading(ills)
+    model = loader.load(config)
+    reason = _why_not_exact(config, selfcheck.check(model))
+    cache = model.new_cache(plan.num_blocks, config.block_size)
+    computes = faults.FaultyModel(model, ills) if ills else model
+    limits = Limits(model.spec.vocab_size, plan.max_model_len, plan.cache_tokens)
+    ready = Ready(
+        epoch=start.epoch,
+        numerics_id=numerics_id(model),
+        exact=not reason,
+        reason=reason,
+        max_model_len=plan.max_model_len,
+        kv_total_tokens=plan.cache_tokens,
+        block_size=config.block_size,
+        load_s=time.monotonic() - began,
+        plan=_sizes(plan),
+    )
+    log.info("ready in %.2f s: %d cache tokens, numerics %s", ready.load_s, plan.cache_tokens, ready.numerics_id)
+    scheduler = Scheduler(config, limits, BlockPool(plan.num_blocks))
+    return Booted(scheduler, Runner(computes, cache, config.block_size), ready)
+
+
+def numerics_id(model: Model) -> str:
+    """Hash of everything that decides a token: equal ids may continue each other's sequences."""
+    parts = (model.numerics, str(SAMPLING_VERSION), torch.__version__, np.__version__)
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
+def _why_not_exact(config: EngineConfig, found: str) -> str:
+    """Why a replay might differ; empty when it cannot."""
+    if found:
+        return found
+    if config.reuse_output_blocks:
+        return "reuse_output_blocks lets prompts use blocks that were computed with decode arithmetic"
+    return ""
+
+
+def _sizes(plan: MemoryPlan) -> dict[str, int]:
+    return {"weights": plan.weights, "cache": plan.cache, "workspace": plan.workspace}

@@ -1,0 +1,1 @@
+"""From a step plan to chosen tokens: rows for the model, logits, sampling with noise by counter."""

@@ -1,0 +1,81 @@
+"""Computes a step: rows in, logits of the wanted rows out, a token or a reason for each work."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.layers.batch import StepBatch
+from engine.running.batch import build, wanted_rows
+from engine.running.sampler import Logits, choose, top_of
+from engine.scheduling.plan import Outcome, StepPlan, Work
+
+log = logging.getLogger(__name__)
+
+
+class Computes(Protocol):
+    """What a runner asks of a model."""
+
+    def forward(self, batch: StepBatch, cache: Any) -> Tensor:
+        """Logits float32 [S, vocab] of the batch's wanted rows."""
+        ...
+
+
+class Runner:
+    """A model with its cache."""
+
+    def __init__(self, model: Computes, cache: Any, block_size: int) -> None:
+        self._model = model
+        self._cache = cache
+        self._block_size = block_size
+
+    def run(self, plan: StepPlan) -> list[Outcome]:
+        """One outcome per work. A step that fails is halved until the guilty work is alone; only that one fails.
+
+        Halves are computed to the same bits as the whole, and a work computed twice writes the same latents.
+        """
+        return self._run(plan.works) if plan.works else []
+
+    def _run(self, works: Sequence[Work]) -> list[Outcome]:
+        try:
+            return self._compute(works)
+        except Exception as error:  # noqa: BLE001 - whatever a step raises must cost one sequence, not all
+            log.warning("a step of %d sequences failed: %s: %s", len(works), type(error).__name__, error)
+            if len(works) == 1:
+                return [Outcome(error=f"the step failed for this sequence alone: {type(error).__name__}: {error}")]
+        half = len(works) // 2
+        return [*self._run(works[:half]), *self._run(works[half:])]
+
+    @torch.inference_mode()
+    def _compute(self, works: Sequence[Work]) -> list[Outcome]:
+        batch = build(works, self._block_size)
+        logits: Logits = self._model.forward(batch, self._cache).numpy()
+        outcomes: list[Outcome] = []
+        row = 0
+        for work in works:
+            count = len(wanted_rows(work))
+            outcomes.append(_outcome(work, logits[row : row + count]))
+            row += count
+        return outcomes
+
+
+def _outcome(work: Work, logits: Logits) -> Outcome:
+    """What the wanted rows [n, vocab] of one work say."""
+    if not np.isfinite(logits).all():
+        return Outcome(error="the model's logits are not finite for this sequence")
+    sequence, sampling = work.sequence, work.sequence.submit.sampling
+    tops = []
+    if sequence.prompt_tops is not None:
+        known = sequence.tokens[work.start + 1 : sequence.prompt_len]
+        tops = [top_of(row, token, sampling.prompt_logprobs or 0) for row, token in zip(logits, known, strict=False)]
+    if not work.chooses:
+        return Outcome(prompt_tops=tops)
+    prompt, output = sequence.tokens[: sequence.prompt_len], sequence.tokens[sequence.prompt_len :]
+    token = choose(logits[-1], sampling, prompt, output)
+    top = None if sampling.logprobs is None else top_of(logits[-1], token, sampling.logprobs)
+    return Outcome(token, top, tops)
