@@ -55,13 +55,11 @@ class ChatTemplate:
     """A compiled chat template. It runs sandboxed: it can compute text and nothing else."""
 
     def __init__(self, source: str, special_texts: dict[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
+        environment: Any = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
         )
-        filters = cast("dict[str, Any]", environment.filters)
-        names = cast("dict[str, Any]", environment.globals)
-        filters["tojson"] = _tojson
-        names |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+        environment.filters["tojson"] = _tojson
+        environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         try:
             self._render: Callable[..., str] = environment.from_string(source).render
         except jinja2.TemplateError as error:

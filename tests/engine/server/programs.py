@@ -61,9 +61,7 @@ class Server:
 
     def events(self, path: str, body: Any) -> Iterator[tuple[str, Any]]:
         """The stream's lines: ("meta", object), ("data", object), ("done", None), ("beat", None)."""
-        with httpx.stream(
-            "POST", self.url + path, json=body, headers=self.headers, timeout=PATIENCE_S
-        ) as answer:
+        with httpx.stream("POST", self.url + path, json=body, headers=self.headers, timeout=PATIENCE_S) as answer:
             assert answer.status_code == 200, answer.read()
             for line in answer.iter_lines():
                 if line.startswith(":{"):
