@@ -13,6 +13,7 @@ from engine.layers.cache import LatentCache
 from engine.layers.rotary import Rotary
 
 GROUP_BYTES = 32 << 20  # most gathered latents or scores of one group of generated rows
+GROUP_ROWS = 64  # most rows of one sequence that attend together: more would compute tiles that early rows never see
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def _shared_groups(start: int, segment: Segment, cache: LatentCache, num_heads: 
     first = 0
     while first < segment.length:
         length = _tiles(segment.position + segment.length) * POSITIONS
-        most = max(8, GROUP_BYTES // (4 * num_heads * length))
+        most = max(8, min(GROUP_ROWS, GROUP_BYTES // (4 * num_heads * length)))
         last = min(first + most, segment.length)
         ends = torch.arange(segment.position + first, segment.position + last) + 1
         end = segment.position + last
