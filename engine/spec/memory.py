@@ -69,7 +69,7 @@ def weight_counts(spec: ModelSpec) -> WeightCounts:
         dense=spec.dense_layers * 3 * hidden * spec.dense_inner,
         routed=moe_layers * spec.router.experts * expert,
         shared=moe_layers * spec.shared_experts * expert,
-        router=moe_layers * spec.router.experts * (hidden + 1),
+        router=moe_layers * spec.router.experts * (hidden + (spec.router.method == "noaux_tc")),
         norms=hidden + spec.num_layers * (2 * hidden + spec.kv_rank + spec.q_rank),
     )
 
