@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +51,7 @@ class StartProgram:
 
     name: str
     text: str  # the program's file
+    port: int  # where it will listen; remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,15 @@ class SetTable:
     """The replica table with these rows under the next generation; waits until a running gateway has read it."""
 
     rows: tuple[Row, ...]
+    front: str  # the gateway's address
+
+
+@dataclass(frozen=True, slots=True)
+class Unlist:
+    """The replica table without these replicas, whatever else is in it; the way back after a failure."""
+
+    names: tuple[str, ...]
+    front: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +137,7 @@ Action = (
     | StopProgram
     | Terminate
     | SetTable
+    | Unlist
     | AwaitGateway
     | AwaitReady
     | Gate
@@ -137,13 +148,9 @@ Action = (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One action, the sentence that announces it, and what to do when it fails.
-
-    `replica` names the new replica this step belongs to; when the step fails `undo` puts back what served before.
-    """
+    """One action, the sentence that announces it and its reason; `replica` names the new replica it brings up."""
 
     title: str
     action: Action
     why: str = ""
     replica: str = ""
-    undo: tuple[Step, ...] = field(default=())

@@ -15,10 +15,29 @@ from dsctl.base import exits
 from dsctl.base.errors import DsctlError, StoppedError
 from dsctl.base.exits import Exit
 from dsctl.cli import show
-from dsctl.cli.commands import config
+from dsctl.cli.commands import (
+    chat,
+    config,
+    deploy,
+    diff,
+    down,
+    gateway,
+    init,
+    keys,
+    logs,
+    plan,
+    render,
+    scale,
+    serve,
+    status,
+)
 
-VERBS: tuple[Callable[..., None], ...] = ()
-GROUPS: tuple[typer.Typer, ...] = (config.group,)
+VERBS: tuple[Callable[..., None], ...] = (
+    init.init, deploy.deploy, scale.scale, status.status, down.down, logs.logs, plan.plan, diff.diff,
+    serve.serve, chat.chat, gateway.gateway,
+)  # fmt: skip
+GROUPS: tuple[typer.Typer, ...] = (render.group, keys.group, config.group)
+PASSING = {"allow_extra_args": True, "ignore_unknown_options": True}  # what serve does not know is the engine's
 
 EPILOG = "\b\nExit codes:\n" + exits.table()
 
@@ -43,7 +62,7 @@ def build() -> typer.Typer:
         """Run DeepSeek-class Mixture-of-Experts models on your own machines."""
 
     for verb in VERBS:
-        app.command(name=verb.__name__.rstrip("_"))(verb)
+        app.command(name=verb.__name__, context_settings=PASSING if verb is serve.serve else None)(verb)
     for group in GROUPS:
         app.add_typer(group)
     return app

@@ -6,11 +6,19 @@ import json as jsonlib
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from dsctl.base.errors import ConfirmationError, DsctlError
+from dsctl.base.errors import ConfirmationError, DsctlError, UsageError
+from dsctl.base.exits import Exit
 from dsctl.base.units import seconds
+
+if TYPE_CHECKING:
+    from dsctl.base.secret import Secret
+    from dsctl.base.step import Step
+    from dsctl.flows.deploy import Planned
+    from dsctl.flows.settings import Resolved
+    from dsctl.flows.status import ReplicaStatus, Status
 
 HEARTBEAT_S = 30.0
 SCHEMA_VERSION = 1
@@ -28,9 +36,9 @@ def piece(text: str) -> None:
     sys.stdout.flush()
 
 
-def json(value: dict[str, Any]) -> None:
+def _object(value: Mapping[str, Any]) -> None:
     """The answer as one object that carries its schema version."""
-    result(jsonlib.dumps({"schema_version": SCHEMA_VERSION} | value, ensure_ascii=False, indent=2))
+    result(jsonlib.dumps({"schema_version": SCHEMA_VERSION, **value}, ensure_ascii=False, indent=2))
 
 
 def error(problem: DsctlError) -> None:
@@ -65,9 +73,130 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def steps(titles: Iterable[tuple[str, str]]) -> str:
-    """A plan: one line a step, its reason in brackets."""
-    return "\n".join(f"{n:>3}. {title}" + (f"  ({why})" if why else "") for n, (title, why) in enumerate(titles, 1))
+def plan(steps: Sequence[Step], *, json: bool) -> Exit:
+    """The steps that would be taken, and the exit code that says whether there are any."""
+    if json:
+        _object({"steps": [{"title": step.title, "why": step.why} for step in steps]})
+    elif steps:
+        lines = [step.title + (f"  ({step.why})" if step.why else "") for step in steps]
+        result("\n".join(f"{n:>3}. {line}" for n, line in enumerate(lines, 1)))
+    else:
+        result("nothing to do: everything is as it should be")
+    return Exit.PENDING if steps else Exit.OK
+
+
+def diff(text: str, *, json: bool) -> Exit:
+    """The drift, and the exit code that says whether there is any."""
+    if json:
+        _object({"diff": text})
+    else:
+        result(text)
+    return Exit.PENDING if text else Exit.OK
+
+
+def deployed(done: Planned, *, json: bool) -> None:
+    """Where it serves now, and a request to try it with."""
+    if json:
+        _object({"changed": bool(done.steps), "url": done.url, "model": done.model, "replicas": done.replicas})
+        return
+    if not done.steps:
+        _line("nothing to do: everything is as it should be")
+    body = jsonlib.dumps({"model": done.model, "messages": [{"role": "user", "content": "What is 17 + 25?"}]})
+    result(f"{done.model} serves on {done.url}  (replicas: {done.replicas})\n")
+    result(f"curl {done.url}/v1/chat/completions -H 'content-type: application/json' \\\n  -d '{body}'")
+
+
+def ended(steps: Sequence[Step], *, json: bool) -> None:
+    """That it is gone."""
+    if json:
+        _object({"changed": bool(steps)})
+    else:
+        result("everything has ended" if steps else "nothing was running")
+
+
+def status(found: Status, *, json: bool) -> None:
+    """The replicas as a table or as the contract's object; what is wrong beside them on stderr."""
+    if json:
+        _object(found.as_json())
+    else:
+        heading = ("replica", "state", "url", "api pid", "core pids", "restarts", "numerics")
+        rows = [_row(replica) for replica in found.replicas]
+        head = f"{found.project}  {found.url or 'not deployed'}"
+        result(f"{head}\n\n{columns([heading, *rows])}" if rows else head)
+    for trouble in found.troubles:
+        _line(paint(f"dsctl: {trouble}", "33"))
+
+
+def _row(replica: ReplicaStatus) -> tuple[str, ...]:
+    pids = " ".join(str(pid) for pid in replica.core_pids) or "-"
+    numerics = (replica.numerics_id or "-")[:12]
+    pid = str(replica.api_pid or "-")
+    return (replica.name, replica.state, replica.url, pid, pids, str(replica.restarts), numerics)
+
+
+def settings(found: Resolved, *, json: bool) -> None:
+    """All settings in effect."""
+    if json:
+        _object({"source": found.source, "settings": found.values})
+    else:
+        result(found.text)
+
+
+def document(content: str | dict[str, object]) -> None:
+    """A text, or an object that has a version of its own (a JSON Schema)."""
+    result(content if isinstance(content, str) else jsonlib.dumps(content, ensure_ascii=False, indent=2))
+
+
+def files(texts: Mapping[str, str], *, json: bool) -> None:
+    """Rendered files one after the other, each under its name."""
+    if json:
+        _object({"files": dict(texts)})
+    else:
+        result("\n".join(f"# ---- {name}\n{text}" for name, text in texts.items()))
+
+
+def issued(key_id: str, key: Secret, *, json: bool) -> None:
+    """A new key: itself on stdout, this once; its id beside it."""
+    if json:
+        _object({"id": key_id, "key": key.reveal()})
+    else:
+        _line(f"key {key_id}; it is shown this once:")
+        result(key.reveal())
+
+
+def keys(entries: Sequence[Mapping[str, str]], *, json: bool) -> None:
+    """The keys that open the front."""
+    if json:
+        _object({"keys": [dict(entry) for entry in entries]})
+    elif entries:
+        rows = [(entry["id"], entry.get("name", ""), entry.get("created", "")) for entry in entries]
+        result(columns([("id", "name", "created"), *rows]))
+    else:
+        _line("no keys: only this machine may ask, and needs none")
+
+
+def question(given: str | None) -> str:
+    """What to ask: the argument, else what stdin holds."""
+    if given is None and sys.stdin.isatty():
+        raise UsageError("chat what?", hint='dsctl chat "What is 17 + 25?"')
+    asked = sys.stdin.read() if given is None else given
+    if not asked.strip():
+        raise UsageError("the question is empty", hint='dsctl chat "What is 17 + 25?"')
+    return asked
+
+
+def conversation(pieces: Iterable[tuple[str, str]]) -> None:
+    """An answer as it comes to stdout; the reasoning before it to stderr, where a terminal shows it."""
+    kind = ""
+    for kind_now, text in pieces:
+        if kind_now == "answer":
+            if kind == "reasoning" and sys.stderr.isatty():
+                aside("\n")
+            piece(text)
+        elif sys.stderr.isatty():
+            aside(text)
+        kind = kind_now
+    piece("\n")
 
 
 class Terminal:

@@ -16,10 +16,7 @@ def show_settings(config: Config = None, json: Json = False) -> None:
     from dsctl.flows import settings
 
     found = settings.resolved(config)
-    if json:
-        show.json({"source": found.source, "settings": found.values})
-    else:
-        show.result(found.text)
+    show.settings(found, json=json)
 
 
 @group.command()
@@ -28,7 +25,4 @@ def schema(json: Json = False) -> None:
     from dsctl.cli import show
     from dsctl.flows import settings
 
-    if json:
-        show.json(settings.json_schema())
-    else:
-        show.result(settings.reference())
+    show.document(settings.json_schema() if json else settings.reference())

@@ -1,0 +1,26 @@
+"""`dsctl logs`: what the programs wrote."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dsctl.cli.options import Config
+
+Name = Annotated[str | None, typer.Argument(help="gateway, r1, r2, …, supervisord; default: all but the last.")]
+
+
+def logs(
+    name: Name = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many last lines of each.")] = 50,
+    config: Config = None,
+) -> None:
+    """Show the last lines of the logs."""
+    from dsctl.cli import show
+    from dsctl.flows import logs as flow
+    from dsctl.flows.project import open_project
+
+    for line in flow.logs(open_project(config), name, lines, follow=follow):
+        show.result(line)

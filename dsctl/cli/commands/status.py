@@ -1,0 +1,21 @@
+"""`dsctl status`: what runs, and whether that is all."""
+
+from __future__ import annotations
+
+import typer
+
+from dsctl.cli.options import Config, Json
+
+
+def status(config: Config = None, json: Json = False) -> None:
+    """Show what runs.
+
+    Exit 0: all replicas are ready; 4: some; 1: none, or nothing is deployed.
+    """
+    from dsctl.cli import show
+    from dsctl.flows import status as flow
+    from dsctl.flows.project import open_project
+
+    found = flow.status(open_project(config))
+    show.status(found, json=json)
+    raise typer.Exit(found.exit_code)

@@ -1,0 +1,63 @@
+"""keys: who may use the front. A key is shown once; only its hash is kept."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from typing import cast
+
+from dsctl.base.errors import DsctlError, UsageError
+from dsctl.base.missing import Missing
+from dsctl.base.secret import Secret
+from dsctl.base.step import MakeState, WriteFile
+from dsctl.base.voice import Silence
+from dsctl.flows.project import Project
+
+Entry = dict[str, str]
+
+
+def issue(project: Project, name: str) -> tuple[str, Secret]:
+    """A new key: its id and, this one time, the key itself."""
+    key = Secret(f"dsk-{secrets.token_urlsafe(32)}")
+    entry: Entry = {
+        "id": secrets.token_hex(4),
+        "sha256": sha256(key.reveal().encode()).hexdigest(),
+        "name": name,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    _change(project, lambda entries: [*entries, entry])
+    return entry["id"], key
+
+
+def ls(project: Project) -> list[Entry]:
+    """All keys, without their hashes."""
+    return [{k: v for k, v in entry.items() if k != "sha256"} for entry in _entries(project)]
+
+
+def revoke(project: Project, key_id: str) -> None:
+    """The key no longer opens anything; a running gateway notices by itself."""
+    if key_id not in [entry["id"] for entry in _entries(project)]:
+        raise UsageError(f"there is no key {key_id!r}", hint="dsctl keys ls")
+    _change(project, lambda entries: [entry for entry in entries if entry["id"] != key_id])
+
+
+def _entries(project: Project) -> list[Entry]:
+    text = project.door.read(project.places.keys)
+    if isinstance(text, Missing):
+        return []
+    try:
+        return cast("list[Entry]", json.loads(text)["keys"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DsctlError(f"{project.places.keys} cannot be read", why=repr(error)) from error
+
+
+def _change(project: Project, change: Callable[[list[Entry]], list[Entry]]) -> None:
+    from dsctl.reach.lock import held
+
+    with held(project.places.lock, "keys"):
+        project.door.act(MakeState(), Silence())
+        text = json.dumps({"keys": change(_entries(project))}, indent=1) + "\n"
+        project.door.act(WriteFile(project.places.keys, text), Silence())
