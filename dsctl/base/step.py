@@ -34,6 +34,13 @@ class WriteFile:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveFile:
+    """No file under that path."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class StartSupervisor:
     """supervisord as a daemon; one that no longer answers is ended first."""
 
@@ -131,6 +138,7 @@ class Forget:
 Action = (
     MakeState
     | WriteFile
+    | RemoveFile
     | StartSupervisor
     | StopSupervisor
     | StartProgram

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dsctl.base.missing import Missing
-from dsctl.base.step import Forget, Step, StopProgram, StopSupervisor, Terminate
+from dsctl.base.places import Places
+from dsctl.base.step import Forget, RemoveFile, Step, StopProgram, StopSupervisor, Terminate
 from dsctl.base.voice import Voice
 from dsctl.flows.apply import apply
 from dsctl.flows.observe import observe
@@ -15,23 +16,25 @@ from dsctl.planning.observed import Observed
 
 def plan_down(project: Project, *, purge: bool) -> list[Step]:
     """The steps that end the project; empty when there is nothing to end."""
-    return steps(observe(project), is_kept=not project.places.root.exists() or not purge)
+    found = steps(observe(project), project.places)
+    if purge and project.places.root.exists():
+        found.append(Step("remove all state, logs and keys", Forget()))
+    return found
 
 
-def steps(seen: Observed, *, is_kept: bool) -> list[Step]:
-    """Gateway first, so that nothing new comes in; then replicas, supervisord, and what lost it; at last the state."""
+def steps(seen: Observed, places: Places) -> list[Step]:
+    """Gateway first, so that nothing new comes in; then supervisord with all replicas, and what lost it."""
     found: list[Step] = []
     if not isinstance(seen.supervised, Missing):
-        names = sorted(seen.supervised.programs, key=lambda name: (name != "gateway", name))
-        found += [Step(f"stop {name}", StopProgram(name)) for name in names]
-        found.append(Step("stop supervisord", StopSupervisor()))
-    ended = set(seen.supervised.programs) if not isinstance(seen.supervised, Missing) else set[str]()
+        if "gateway" in seen.supervised.programs:
+            found.append(Step("stop the gateway", StopProgram("gateway")))
+        found.append(Step("stop supervisord and all replicas", StopSupervisor()))
     for process in (*seen.supervisors, *seen.orphans):
         title = f"end {process.program} (pid {process.pid}), which runs without supervisord"
         found.append(Step(title, Terminate(process.program, process.pid, process.started)))
-    found += [Step(f"forget {name}", StopProgram(name)) for name in sorted(seen.labels) if name not in ended]
-    if not is_kept:
-        found.append(Step("remove all state, logs and keys", Forget()))
+    found += [Step(f"forget {name}", RemoveFile(places.program_conf(name))) for name in sorted(seen.labels)]
+    if found:
+        found.append(Step("forget what was deployed", RemoveFile(places.release)))
     return found
 
 

@@ -58,7 +58,6 @@ def show_release(settings: Settings, replicas: int) -> str:
         "replicas": replicas,
         "source": str(settings.source) if settings.source else None,
         "settings": dict(settings.values),
-        "model_dir": str(settings.model_dir()),
     }
     return json.dumps(told, indent=1) + "\n"
 
@@ -72,8 +71,6 @@ def last_release(project: Project) -> Release | Missing:
         told = cast("dict[str, Any]", json.loads(text))
         version = int(told["schema_version"])
         values = {k: s.default for k, s in schema().settings.items()} | dict(told["settings"])
-        values["model"] = str(told["model_dir"])
-        values["served_model_name"] = values["served_model_name"] or Path(str(told["settings"]["model"])).name
         source = Path(told["source"]) if told["source"] else None
         release = Release(Settings(values, frozenset(values), source), int(told["replicas"]))
     except (ValueError, KeyError, TypeError) as error:

@@ -20,6 +20,7 @@ from dsctl.base.step import (
     Forget,
     Gate,
     MakeState,
+    RemoveFile,
     SetTable,
     StartProgram,
     StartSupervisor,
@@ -47,6 +48,7 @@ class Local:
         self._hands: dict[type[Any], Hand] = {
             MakeState: self._make_state,
             WriteFile: self._write_file,
+            RemoveFile: self._remove_file,
             StartSupervisor: self._start_supervisor,
             StopSupervisor: self._stop_supervisor,
             StartProgram: self._start_program,
@@ -115,6 +117,9 @@ class Local:
 
     def _write_file(self, action: WriteFile, _voice: Voice) -> None:
         machine.write(action.path, action.text)
+
+    def _remove_file(self, action: RemoveFile, _voice: Voice) -> None:
+        action.path.unlink(missing_ok=True)
 
     def _start_supervisor(self, _action: StartSupervisor, voice: Voice) -> None:
         places = self._places
