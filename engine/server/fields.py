@@ -123,8 +123,8 @@ def logit_bias(body: Body, vocab_size: int) -> dict[int, float]:
     if len(entries) > 1024:
         raise refuse("logit_bias", f"{len(entries)} entries given; at most 1024 are allowed")
     biases: dict[int, float] = {}
-    for key in entries:
+    for key, value in entries.items():
         if not (key.isascii() and key.isdecimal() and len(key) < 12 and int(key) < vocab_size):
             raise refuse("logit_bias", f"{brief(key)} is not a token id below {vocab_size}")
-        biases[int(key)] = number(entries, key, 0.0, Range(-100.0, 100.0))
+        biases[int(key)] = number({"logit_bias": value}, "logit_bias", 0.0, Range(-100.0, 100.0))
     return biases

@@ -43,15 +43,16 @@ class Server:
     model: str
     stderr: Path
     headers: dict[str, str] = field(default_factory=dict)
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(verify=False, timeout=PATIENCE_S))
 
     def get(self, path: str) -> httpx.Response:
         """GET."""
-        return httpx.get(self.url + path, headers=self.headers, timeout=PATIENCE_S)
+        return self.http.get(self.url + path, headers=self.headers)
 
     def post(self, path: str, body: Any, **extra: Any) -> httpx.Response:
         """POST JSON."""
         headers = self.headers | extra.pop("headers", {})
-        return httpx.post(self.url + path, json=body, headers=headers, timeout=PATIENCE_S, **extra)
+        return self.http.post(self.url + path, json=body, headers=headers, **extra)
 
     def complete(self, **body: Any) -> dict[str, Any]:
         """A completion that must succeed."""
@@ -61,7 +62,7 @@ class Server:
 
     def events(self, path: str, body: Any) -> Iterator[tuple[str, Any]]:
         """The stream's lines: ("meta", object), ("data", object), ("done", None), ("beat", None)."""
-        with httpx.stream("POST", self.url + path, json=body, headers=self.headers, timeout=PATIENCE_S) as answer:
+        with self.http.stream("POST", self.url + path, json=body, headers=self.headers) as answer:
             assert answer.status_code == 200, answer.read()
             for line in answer.iter_lines():
                 if line.startswith(":{"):
@@ -136,7 +137,8 @@ def serving(
             assert line.startswith("ready http://"), Path(log.name).read_text()
             _, url, name = line.split()
             server = Server(process, url, name.removeprefix("model="), Path(log.name))
-            yield server
+            with server.http:
+                yield server
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
