@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from tests.engine.checkpoints import make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +63,7 @@ def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_logprobs_match_transformers(server: str, model_dir: Path) -> None:
-    """Greedy ids are the argmax of transformers' fp32 logits, and the reported log-probabilities are its log-softmax."""
+    """Greedy ids are the argmax of transformers' logits; log-probabilities are their log-softmax."""
     from transformers import AutoModelForCausalLM
 
     body = {"model": model_dir.name, "prompt": PROMPT, "max_tokens": 24, "temperature": 0, "logprobs": 5}
