@@ -37,7 +37,7 @@ def _serve(*args: str) -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("contract") / "tiny-v3"
-    make_checkpoint(path, "v3")
+    make_checkpoint(path, "v3", tokenizer=True)
     return path
 
 
@@ -114,7 +114,7 @@ def test_taken_port_exits_6(model_dir: Path) -> None:
 
 def test_truncated_checkpoint_exits_2(tmp_path: Path) -> None:
     """A cut-off weights file ends with exit code 2 and names the file."""
-    make_checkpoint(tmp_path / "cut", "v3")
+    make_checkpoint(tmp_path / "cut", "v3", tokenizer=True)
     weights = next((tmp_path / "cut").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
     process = _serve(str(tmp_path / "cut"), "--port", "0")
