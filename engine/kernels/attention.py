@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from engine.kernels.linear import linear_rows
 from engine.kernels.table import POSITIONS, QUERIES, PromptKeys
 
 _NEVER = float("-inf")
@@ -39,11 +40,7 @@ def _expand(keys: PromptKeys, start: int, heads: int) -> tuple[Tensor, Tensor]:
     """Keys [heads, nope + rope, POSITIONS] and values [heads, POSITIONS, value] of one tile of the cache."""
     latents = keys.latents[start : start + POSITIONS]
     rank, nope = keys.kv_rank, keys.nope_dim
-    both = latents.new_zeros(POSITIONS, keys.expand.width)
-    depth = keys.expand.chunks[0].shape[0]
-    narrow = latents[:, :rank].to(keys.expand.dtype)
-    for index, chunk in enumerate(keys.expand.chunks):
-        both += torch.mm(narrow[:, index * depth : index * depth + chunk.shape[0]], chunk)
+    both = linear_rows(latents[:, :rank], keys.expand, POSITIONS)
     split = both[:, : keys.expand.outputs].view(POSITIONS, heads, nope + keys.value_dim)
     k = latents.new_empty(heads, POSITIONS, nope + latents.shape[1] - rank)
     k[:, :, :nope] = split[:, :, :nope].transpose(0, 1)

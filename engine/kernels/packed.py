@@ -22,7 +22,7 @@ class Packed:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the stored values; bfloat16 means inputs are rounded to it too."""
+        """Of the stored values; the arithmetic is float32 either way."""
         return self.chunks[0].dtype
 
     @property
@@ -40,11 +40,9 @@ def pack(weight: Tensor, dtype: torch.dtype = torch.float32, inputs: int = 0) ->
     """Pack `weight` [outputs, columns]; `inputs` ≥ columns adds zero columns for padded inputs."""
     outputs, columns = weight.shape
     inputs = inputs or columns
-    # a bfloat16 product rounds its result, so it is not cut: the sum is kept whole inside one product
-    depth = DEPTH if dtype == torch.float32 else inputs
     chunks: list[Tensor] = []
-    for start in range(0, inputs, depth):
-        stop = min(start + depth, inputs)
+    for start in range(0, inputs, DEPTH):
+        stop = min(start + DEPTH, inputs)
         chunk = torch.zeros(stop - start, padded(outputs), dtype=dtype)
         chunk[: max(0, min(stop, columns) - start), :outputs] = weight[:, start : min(stop, columns)].t()
         chunks.append(chunk)

@@ -1,9 +1,9 @@
 """Reference ops in torch: slow and right, and the same bits for a row whatever surrounds it.
 
 Three rules make them row-wise. Matrix products have a fixed number of rows (zero-padded tiles), a padded number of
-columns and sums of at most 512 terms. Sums over rows never cross a row, and those across tiles run left to right in
-float32. Functions that torch computes differently at the end of a vector (silu, sigmoid) are built from exp and exact
-operations, which it does not.
+columns and sums of at most 512 terms (linear.py). Sums over rows never cross a row, and those across tiles run left to
+right in float32. Functions that torch computes differently at the end of a vector (silu, sigmoid) are built from exp
+and exact operations, which it does not.
 """
 
 from __future__ import annotations
@@ -15,38 +15,9 @@ import torch
 from torch import Tensor
 
 from engine.kernels.attention import attend_generated, attend_prompt
-from engine.kernels.packed import Mlp, Packed
+from engine.kernels.linear import cut, linear_rows
+from engine.kernels.packed import Mlp
 from engine.kernels.table import Ops
-
-
-def linear_rows(x: Tensor, w: Packed, tile: int) -> Tensor:
-    """x [T, inputs] · w → float32 [T, width], T a multiple of `tile`."""
-    if w.dtype != torch.float32:
-        return _linear_narrow(x, w, tile)
-    first, rest = w.chunks[0], w.chunks[1:]
-    if not rest and x.shape[0] == tile:
-        return torch.mm(x, first)
-    y = x.new_empty(x.shape[0], w.width)
-    if not rest:
-        for rows, out in zip(_cut(x, tile), _cut(y, tile), strict=True):
-            torch.mm(rows, first, out=out)
-        return y
-    for rows, out in zip(_cut(x, tile), _cut(y, tile), strict=True):
-        parts = rows.split(first.shape[0], dim=1)
-        torch.mm(parts[0], first, out=out)
-        for part, chunk in zip(parts[1:], rest, strict=True):
-            out.addmm_(part, chunk)
-    return y
-
-
-def _cut(x: Tensor, tile: int) -> tuple[Tensor, ...]:
-    return torch.split_with_sizes(x, [tile] * (x.shape[0] // tile))  # half the overhead of Tensor.split
-
-
-def _linear_narrow(x: Tensor, w: Packed, tile: int) -> Tensor:
-    """The same for weights held in bfloat16: inputs are rounded to it, sums are float32, the result is rounded once."""
-    narrow = x.to(w.dtype)
-    return torch.cat([torch.mm(rows, w.chunks[0]) for rows in _cut(narrow, tile)]).float()
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
@@ -107,7 +78,7 @@ def heads_rows(x: Tensor, w: Tensor, tile: int) -> Tensor:
     """Each head's own product: x [T, heads, n] with w [heads, n, m] → [T, heads, m]."""
     if x.shape[0] == tile:
         return torch.bmm(x.transpose(0, 1), w).transpose(0, 1)
-    return torch.cat([torch.bmm(rows.transpose(0, 1), w).transpose(0, 1) for rows in _cut(x, tile)])
+    return torch.cat([torch.bmm(rows.transpose(0, 1), w).transpose(0, 1) for rows in cut(x, tile)])
 
 
 REFERENCE = Ops(

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from engine.kernels.linear import linear_rows
 from engine.kernels.packed import Packed
-from engine.kernels.reference import linear_rows
 
 TILES = (8, 16, 32)
 

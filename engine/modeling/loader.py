@@ -24,7 +24,7 @@ from engine.modeling.checkpoint import check_entries, fingerprint, open_reader, 
 from engine.modeling.deepseek import Layer, Model
 from engine.modeling.tensors import Shapes, expected_shapes
 from engine.spec.config import EngineConfig
-from engine.spec.memory import cache_dtype, computes_in_float32
+from engine.spec.memory import cache_dtype, holds_float32
 from engine.spec.model import ModelSpec, read_spec
 
 NUMERICS_VERSION = 1  # raise it whenever a change of this package changes the bits of any logit
@@ -71,8 +71,8 @@ class _Builder:
     ops: Ops = REFERENCE
 
     @property
-    def _compute(self) -> torch.dtype:
-        return torch.float32 if computes_in_float32(self.spec, self.config.dtype) else torch.bfloat16
+    def _held(self) -> torch.dtype:
+        return torch.float32 if holds_float32(self.spec, self.config.dtype) else torch.bfloat16
 
     def _get(self, name: str) -> Tensor:
         """Values float32, rounded to bfloat16 when that is the model's dtype."""
@@ -86,15 +86,15 @@ class _Builder:
         embedding = self._get("model.embed_tokens.weight")
         head = embedding if spec.tied else self._get("lm_head.weight")
         layers = tuple(self._layer(index) for index in range(spec.num_layers))
-        packed_head = pack(head, self._compute)
+        packed_head = pack(head, self._held)
         tile = narrowest_tile({**_shapes(layers), (packed_head.inputs, packed_head.width): packed_head})
         positions = self.config.max_model_len or spec.max_positions
         latents = cache_dtype(spec, self.config.dtype)
-        parts = (checkpoint, self.config.dtype, str(self._compute), latents, self.ops.name, _machine(), str(tile))
+        parts = (checkpoint, self.config.dtype, str(self._held), latents, self.ops.name, _machine(), str(tile))
         return Model(
             spec=spec,
             ops=self.ops,
-            embedding=embedding.to(self._compute, copy=True),
+            embedding=embedding.to(self._held, copy=True),
             layers=layers,
             final_norm=self._get("model.norm.weight").clone(),
             head=packed_head,
@@ -124,19 +124,19 @@ class _Builder:
         return Mla(
             spec=spec,
             ops=self.ops,
-            down=pack(down, self._compute),
+            down=pack(down, self._held),
             q_norm=self._get(f"{prefix}q_a_layernorm.weight").clone() if spec.q_rank else None,
-            q_up=pack(self._get(f"{prefix}q_b_proj.weight"), self._compute) if spec.q_rank else None,
+            q_up=pack(self._get(f"{prefix}q_b_proj.weight"), self._held) if spec.q_rank else None,
             kv_norm=self._get(f"{prefix}kv_a_layernorm.weight").clone(),
-            expand=pack(expand, self._compute),
+            expand=pack(expand, self._held),
             absorb_k=heads[:, : spec.nope_dim].clone(memory_format=torch.contiguous_format),
             absorb_v=heads[:, spec.nope_dim :].transpose(1, 2).clone(memory_format=torch.contiguous_format),
-            out=pack(self._get(f"{prefix}o_proj.weight"), self._compute),
+            out=pack(self._get(f"{prefix}o_proj.weight"), self._held),
         )
 
     def _mlp(self, prefix: str) -> Mlp:
         gate, up, down = (self._get(f"{prefix}{name}_proj.weight") for name in ("gate", "up", "down"))
-        return pack_mlp(gate, up, down, self._compute)
+        return pack_mlp(gate, up, down, self._held)
 
     def _experts(self, prefix: str) -> Experts:
         router = self.spec.router

@@ -43,7 +43,7 @@ class Runner:
 
     def _run(self, works: Sequence[Work]) -> list[Outcome]:
         try:
-            return self._compute(works)
+            return self._held(works)
         except Exception as error:  # noqa: BLE001 - whatever a step raises must cost one sequence, not all
             log.warning("a step of %d sequences failed: %s: %s", len(works), type(error).__name__, error)
             if len(works) == 1:
@@ -52,7 +52,7 @@ class Runner:
         return [*self._run(works[:half]), *self._run(works[half:])]
 
     @torch.inference_mode()
-    def _compute(self, works: Sequence[Work]) -> list[Outcome]:
+    def _held(self, works: Sequence[Work]) -> list[Outcome]:
         batch = build(works, self._block_size)
         logits: Logits = self._model.forward(batch, self._cache).numpy()
         outcomes: list[Outcome] = []

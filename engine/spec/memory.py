@@ -12,7 +12,7 @@ from engine.spec.model import ModelSpec
 CacheDtype = Literal["float32", "float16"]
 
 FLOAT32_CACHE_LIMIT = 32 << 10  # bytes per token over all layers; a wider latent is kept in float16
-FLOAT32_COMPUTE_LIMIT = 512 << 20  # bytes of float32 weights; a larger bfloat16 model multiplies in bfloat16
+FLOAT32_WEIGHTS_LIMIT = 512 << 20  # bytes of float32 weights; a larger bfloat16 model is held in bfloat16
 GIB = 1 << 30
 
 
@@ -74,15 +74,16 @@ def weight_counts(spec: ModelSpec) -> WeightCounts:
     )
 
 
-def computes_in_float32(spec: ModelSpec, dtype: Dtype) -> bool:
-    """Whether matrices are held in float32 (rounded to bfloat16 first when that is the dtype)."""
-    return dtype == "float32" or weight_counts(spec).total * 4 <= FLOAT32_COMPUTE_LIMIT
+def holds_float32(spec: ModelSpec, dtype: Dtype) -> bool:
+    """Whether matrices are held in float32 (rounded to bfloat16 first when that is the dtype); larger ones are widened
+    for each product."""
+    return dtype == "float32" or weight_counts(spec).total * 4 <= FLOAT32_WEIGHTS_LIMIT
 
 
 def weight_bytes(spec: ModelSpec, dtype: Dtype) -> int:
     """Bytes of the loaded weights; kv_b is held twice (expanded and absorbed form), embedding and head once each."""
     counts = weight_counts(spec)
-    width = 4 if computes_in_float32(spec, dtype) else 2
+    width = 4 if holds_float32(spec, dtype) else 2
     absorbed = spec.num_layers * spec.kv_rank * spec.num_heads * (spec.nope_dim + spec.value_dim) * 4
     exact = (counts.router + counts.norms) * 4
     tied_head = counts.embedding if spec.tied else 0

@@ -40,7 +40,7 @@ def model(request: pytest.FixtureRequest, directory: Path) -> Iterator[Model]:
         make_checkpoint(path, variant)
     with pytest.MonkeyPatch.context() as patch:
         if numbers == "bfloat16-narrow":
-            patch.setattr(memory, "FLOAT32_COMPUTE_LIMIT", 0)
+            patch.setattr(memory, "FLOAT32_WEIGHTS_LIMIT", 0)
             patch.setattr(memory, "FLOAT32_CACHE_LIMIT", 0)
         loaded = loader.load(EngineConfig(str(path), numbers.partition("-")[0]))  # pyright: ignore[reportArgumentType]
     assert (loaded.cache_dtype == torch.float16) == (numbers == "bfloat16-narrow")

@@ -21,7 +21,7 @@ LENGTH = PROMPT + OUTPUT
 BLOCK = 16
 BLOCKS = -(-LENGTH // BLOCK)
 
-# "narrow" is bfloat16 as a large model has it: bfloat16 products and a float16 cache
+# "narrow" is bfloat16 as a large model has it: weights held in bfloat16 and a float16 cache
 CASES = [
     ("v2-greedy", "float32"),
     ("v2-group", "bfloat16"),
@@ -54,7 +54,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path = make_checkpoint(tmp_path_factory.mktemp(variant), variant)
     with pytest.MonkeyPatch.context() as patch:
         if dtype == "narrow":
-            patch.setattr(engine.spec.memory, "FLOAT32_COMPUTE_LIMIT", 0)
+            patch.setattr(engine.spec.memory, "FLOAT32_WEIGHTS_LIMIT", 0)
             patch.setattr(engine.spec.memory, "FLOAT32_CACHE_LIMIT", 0)
         model = load(EngineConfig(str(path), dtype="float32" if dtype == "float32" else "bfloat16"))
     assert model.head.dtype == (torch.bfloat16 if dtype == "narrow" else torch.float32)

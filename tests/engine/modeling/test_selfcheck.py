@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.kernels.linear import linear_rows
 from engine.kernels.packed import Packed
-from engine.kernels.reference import linear_rows
 from engine.modeling.deepseek import Model
 from engine.modeling.loader import load
 from engine.modeling.selfcheck import check

@@ -12,7 +12,7 @@ from engine.spec.errors import CapacityError, ConfigError
 from engine.spec.memory import (
     GIB,
     cache_dtype,
-    computes_in_float32,
+    holds_float32,
     latent_bytes_per_token,
     plan_memory,
     weight_bytes,
@@ -57,14 +57,14 @@ def test_v2_lite_has_its_published_size() -> None:
     assert latent_bytes_per_token(spec, "bfloat16") == 27 * 576 * 2
     assert cache_dtype(spec, "bfloat16") == "float16"
     assert cache_dtype(spec, "float32") == "float32"
-    assert not computes_in_float32(spec, "bfloat16")
+    assert not holds_float32(spec, "bfloat16")
     assert weight_bytes(spec, "bfloat16") == pytest.approx(31.4e9 + 27 * 512 * 16 * 256 * 4, rel=0.01)
 
 
 def test_a_small_model_is_held_in_float32() -> None:
     """Its latents and its weights, also when the weights are rounded to bfloat16."""
     assert cache_dtype(_spec(), "bfloat16") == "float32"
-    assert computes_in_float32(_spec(), "bfloat16")
+    assert holds_float32(_spec(), "bfloat16")
 
 
 def test_the_plan_adds_up() -> None:
