@@ -104,7 +104,7 @@ class Fleet:
         return best
 
     def has_equal(self, numerics: tuple[str, bool], other_than: Replica | None) -> bool:
-        """Whether some other replica of these numerics is in the table and not dead (it may be starting again)."""
+        """Whether some other replica of these numerics is in the table; it need not be ready now."""
         return any(
             replica is not other_than and replica.row.state == "active" and replica.numerics == numerics
             for replica in self.replicas.values()

@@ -10,7 +10,7 @@ from dsctl.gateway.settings import DEAD_TICKS, HUNG_TICKS, SUSPECT_TICKS
 
 State = Literal["starting", "healthy", "suspect", "dead"]
 GOOD_PROBES = 2
-QUARANTINE_TICKS = 600  # a hung replica that shows no step may be tried again after 30 s
+QUARANTINE_TICKS = 100  # a hung replica that shows no step may be tried again after 5 s
 LONGEST_STEP_FACTOR = 10  # a replica whose steps are long is given this many times its longest
 HUNG_CAP_TICKS = 600
 
