@@ -149,6 +149,8 @@ class _Rollout:
         seen, ground = self._seen, self._ground
         if not seen.has_state:
             self._add(Step(f"make {ground.places.root} with its tokens", MakeState()))
+        for name in sorted({p.program for p in seen.orphans} - set(seen.labels) - {"gateway"}):
+            self._terminate(name)  # an interrupted repair has forgotten it, so its name will be given away
         if not isinstance(seen.supervised, Missing):
             return
         why = "it is gone; what it ran is taken over" if seen.labels else ""
