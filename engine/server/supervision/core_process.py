@@ -103,18 +103,21 @@ class CoreProcess(asyncio.Protocol):
                 self.on_message(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio.Protocol: the core closed its end; its exit status says more and follows at once as a rule."""
+        """asyncio.Protocol: the core closed its end; its exit status says more, and follows at once or is forced."""
         if not self.dead.done():
-            asyncio.get_running_loop().call_later(0.25, self._die, "core closed its connection")
+            asyncio.get_running_loop().call_later(0.25, self._end_process)
 
     def _die(self, cause: str) -> None:
         if not self.dead.done():
             self.dead.set_result(cause)
+        self._end_process()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _end_process(self) -> None:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGKILL)
-        if self._transport is not None:
-            self._transport.abort()
 
     async def _follow_exit(self) -> None:
         assert self._process is not None
