@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 WEIRD: list[Any] = [
-    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 2**70, -(2**63), 0.5, -0.0, 1e-300, 1e300, "", "x", "\x00", "🌍" * 50,
-    "a" * 3000, [], [[]], [0], [-1], [2**40], ["x"], [None], [[1, 2], "x"], {}, {"a": 1}, {"1": 2}, {"1": "x"}, {"type": "text"},
+    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 2**70, -(2**63), 0.5, -0.0, 1e-300, 1e300, "", "x", "\x00",
+    "🌍" * 50, "a" * 3000, [], [[]], [0], [-1], [2**40], ["x"], [None], [[1, 2], "x"], {}, {"a": 1}, {"1": 2}, {"1": "x"},
+    {"type": "text"},
     [{"role": "user", "content": "x"}], [{"role": "user"}], [{"role": 1, "content": []}], ["x"] * 70, [1] * 700,
 ]  # fmt: skip
 FIELDS = (
-    "model prompt messages text max_tokens max_completion_tokens temperature top_p top_k min_p presence_penalty "
-    "frequency_penalty repetition_penalty seed n best_of stop stop_token_ids include_stop_str_in_output ignore_eos "
-    "skip_special_tokens min_tokens logit_bias logprobs top_logprobs prompt_logprobs echo stream stream_options priority "
-    "user metadata store tools tool_choice response_format chat_template_kwargs return_token_ids raw suffix nonsense"
-).split()
+    "model", "prompt", "messages", "text", "max_tokens", "max_completion_tokens", "temperature", "top_p",
+    "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "n", "best_of",
+    "stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos", "skip_special_tokens", "min_tokens",
+    "logit_bias", "logprobs", "top_logprobs", "prompt_logprobs", "echo", "stream", "stream_options", "priority",
+    "user", "metadata", "store", "tools", "tool_choice", "response_format", "chat_template_kwargs",
+    "return_token_ids", "raw", "suffix", "nonsense",
+)  # fmt: skip
 BASES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "x", "max_tokens": 2},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2},
