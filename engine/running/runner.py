@@ -12,10 +12,13 @@ from torch import Tensor
 
 from engine.layers.batch import StepBatch
 from engine.running.batch import build, wanted_rows
-from engine.running.sampler import Logits, choose, top_of
+from engine.running.sampler import Logits, Question, choose, top_of
 from engine.scheduling.plan import Outcome, StepPlan, Work
+from engine.wire.messages import Top
 
 log = logging.getLogger(__name__)
+
+_NOT_FINITE = "the model's logits are not finite for this sequence"
 
 
 class Computes(Protocol):
@@ -55,27 +58,37 @@ class Runner:
     def _held(self, works: Sequence[Work]) -> list[Outcome]:
         batch = build(works, self._block_size)
         logits: Logits = self._model.forward(batch, self._cache).numpy()
-        outcomes: list[Outcome] = []
-        row = 0
+        rows: list[Logits] = []
+        first = 0
         for work in works:
-            count = len(wanted_rows(work))
-            outcomes.append(_outcome(work, logits[row : row + count]))
-            row += count
-        return outcomes
+            rows.append(logits[first : first + len(wanted_rows(work))])
+            first += len(rows[-1])
+        return _outcomes(works, rows)
 
 
-def _outcome(work: Work, logits: Logits) -> Outcome:
-    """What the wanted rows [n, vocab] of one work say."""
-    if not np.isfinite(logits).all():
-        return Outcome(error="the model's logits are not finite for this sequence")
+def _outcomes(works: Sequence[Work], rows: Sequence[Logits]) -> list[Outcome]:
+    """What the wanted rows [n, vocab] of each work say."""
+    are_finite = [bool(np.isfinite(logits).all()) for logits in rows]
+    choosing = [i for i, work in enumerate(works) if work.chooses and are_finite[i]]
+    tokens = dict(zip(choosing, choose([_question(works[i], rows[i]) for i in choosing]), strict=True))
+    return [
+        _outcome(work, logits, tokens.get(i)) if are_finite[i] else Outcome(error=_NOT_FINITE)
+        for i, (work, logits) in enumerate(zip(works, rows, strict=True))
+    ]
+
+
+def _question(work: Work, logits: Logits) -> Question:
+    sequence = work.sequence
+    tokens, border = sequence.tokens, sequence.prompt_len
+    return Question(logits[-1], sequence.submit.sampling, tokens[:border], tokens[border:])
+
+
+def _outcome(work: Work, logits: Logits, token: int | None) -> Outcome:
+    """The chosen token, if any, with the log-probabilities that were asked for."""
     sequence, sampling = work.sequence, work.sequence.submit.sampling
-    tops = []
+    tops: list[Top] = []
     if sequence.prompt_tops is not None:
         known = sequence.tokens[work.start + 1 : sequence.prompt_len]
-        tops = [top_of(row, token, sampling.prompt_logprobs or 0) for row, token in zip(logits, known, strict=False)]
-    if not work.chooses:
-        return Outcome(prompt_tops=tops)
-    prompt, output = sequence.tokens[: sequence.prompt_len], sequence.tokens[sequence.prompt_len :]
-    token = choose(logits[-1], sampling, prompt, output)
-    top = None if sampling.logprobs is None else top_of(logits[-1], token, sampling.logprobs)
+        tops = [top_of(row, one, sampling.prompt_logprobs or 0) for row, one in zip(logits, known, strict=False)]
+    top = None if token is None or sampling.logprobs is None else top_of(logits[-1], token, sampling.logprobs)
     return Outcome(token, top, tops)

@@ -1,8 +1,9 @@
-"""Chooses the next token from one row of logits; nothing but the row, the request and the position has a say."""
+"""Chooses the next token from a row of logits; nothing but the row, the request and the position has a say."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,27 +15,60 @@ from engine.wire.messages import Sampling, Top
 Logits = NDArray[np.float32]  # one row [vocab]
 
 
-def choose(logits: Logits, sampling: Sampling, prompt: Sequence[int], output: Sequence[int]) -> int:
-    """The id at output position len(output): argmax(logits / T + Gumbel noise) over the kept ids, ties to the lowest.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which token comes after `prompt` and `output`? The position in the noise is len(output)."""
 
-    Temperature 0 is the argmax of the logits after penalties and bias.
+    logits: Logits
+    sampling: Sampling
+    prompt: Sequence[int]
+    output: Sequence[int]
+
+    @property
+    def address(self) -> noise.Address:
+        """Where this token's noise lies."""
+        return (self.sampling.seed, self.sampling.choice, len(self.output))
+
+
+def choose(questions: Sequence[Question]) -> list[int]:
+    """For each question argmax(logits / T + Gumbel noise) over the kept ids, ties to the lowest id.
+
+    Temperature 0 is the argmax of the logits after penalties and bias. Questions are answered together for speed;
+    no answer depends on another question.
     """
-    row = adjusted(logits, sampling, prompt, output)
-    if sampling.temperature == 0.0:
-        return int(np.argmax(row))
-    scaled = row.astype(np.float64) / sampling.temperature
-    address = (sampling.seed, sampling.choice, len(output))
-    ids = kept(scaled, sampling.top_k, sampling.top_p, sampling.min_p)
-    if ids is None:
-        ids = _contenders(scaled, address)
-    return int(ids[np.argmax(scaled[ids] + noise.gumbel(*address, ids, scaled.size))])
+    answers = [0] * len(questions)
+    open_: list[int] = []
+    rows: list[Row] = []
+    for i, question in enumerate(questions):
+        row = adjusted(question.logits, question.sampling, question.prompt, question.output)
+        if question.sampling.temperature == 0.0:
+            answers[i] = int(np.argmax(row))
+        else:
+            open_.append(i)
+            rows.append(row.astype(np.float64) / question.sampling.temperature)
+    ids = _candidates([questions[i] for i in open_], rows)
+    noises = noise.gumbel([questions[i].address for i in open_], ids, rows[0].size if rows else 1)
+    for i, row, those, values in zip(open_, rows, ids, noises, strict=True):
+        answers[i] = int(those[np.argmax(row[those] + values)])
+    return answers
 
 
-def _contenders(scaled: Row, address: tuple[int, int, int]) -> noise.Ids:
-    """Ids that could win with the largest noise there is, when the most likely one has its own; spares the rest."""
-    lead = np.argmax(scaled, keepdims=True)
-    mark = float(scaled[lead[0]] + noise.gumbel(*address, lead, scaled.size)[0])
-    return np.flatnonzero(scaled >= mark - noise.LARGEST - 1e-9 * (1.0 + abs(mark)))
+def _candidates(questions: Sequence[Question], rows: Sequence[Row]) -> list[noise.Ids]:
+    """The ids, rising, that may win: those kept, or, where all are kept, those that the largest noise could lift.
+
+    The most likely id with its own noise sets the mark that any other must reach.
+    """
+    leads = [np.argmax(row, keepdims=True) for row in rows]
+    own = noise.gumbel([question.address for question in questions], leads, rows[0].size if rows else 1)
+    found: list[noise.Ids] = []
+    for question, row, lead, value in zip(questions, rows, leads, own, strict=True):
+        sampling = question.sampling
+        ids = kept(row, sampling.top_k, sampling.top_p, sampling.min_p)
+        if ids is None:
+            mark = float(row[lead[0]] + value[0])
+            ids = np.flatnonzero(row >= mark - noise.LARGEST - 1e-9 * (1.0 + abs(mark)))
+        found.append(ids)
+    return found
 
 
 def adjusted(

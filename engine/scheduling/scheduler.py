@@ -125,7 +125,10 @@ class Scheduler:
         insort(self.waiting, sequence, key=_rank)
 
     def _work(self, sequence: Sequence, budget: int) -> Work:
+        """As much of one sequence as the budget, its share of a step, and the memory for wanted logits allow."""
         most = min(budget, self.config.long_prefill_threshold or budget)
+        if sequence.prompt_tops is not None:  # every row wants logits: as many as a full step of decodes has
+            most = min(most, self.config.max_num_seqs)
         return Work(sequence, sequence.computed, min(sequence.missing, most))
 
     def _admit(self, budget: int) -> list[Work]:

@@ -143,7 +143,7 @@ def test_what_decides_a_token_is_in_the_numerics_id(checkpoint: Path, undisturbe
 
 
 def test_a_plan_that_does_not_fit_says_what_would(checkpoint: Path) -> None:
-    """Too large a cache is a CapacityError with a number; a wrong setting or fault is a ConfigError with one that works."""
+    """Too large a cache is a CapacityError with a number; a wrong setting or fault is a ConfigError that helps."""
     with pytest.raises(CapacityError, match="would fit"):
         Bench(checkpoint, kv_cache_tokens=1 << 40)
     with pytest.raises(ConfigError, match="512"):

@@ -10,12 +10,17 @@ import pytest
 
 from engine.running import noise
 from engine.running.kept import kept, nucleus, ranked
-from engine.running.sampler import adjusted, choose, top_of
+from engine.running.sampler import Question, adjusted, top_of
+from engine.running.sampler import choose as choose_all
 from engine.wire.messages import Sampling
 
 
 def _row(seed: int = 0, size: int = 1000, scale: float = 2.0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(size) * scale).astype(np.float32)
+
+
+def choose(row: np.ndarray, sampling: Sampling, prompt: list[int], output: list[int]) -> int:
+    return choose_all([Question(row, sampling, prompt, output)])[0]
 
 
 def _sampling(**more: Any) -> Sampling:
@@ -33,8 +38,18 @@ def test_sparing_hopeless_ids_changes_nothing(scale: float) -> None:
     """Noise for the contenders only gives the same winner as noise for every id."""
     for i in range(20):
         row = _row(i, 777, scale)
-        every = row.astype(np.float64) / 0.8 + noise.gumbel(5, 1, i, np.arange(777), 777)
+        every = row.astype(np.float64) / 0.8 + noise.gumbel([(5, 1, i)], [np.arange(777)], 777)[0]
         assert choose(row, _sampling(temperature=0.8, choice=1), [0], [0] * i) == int(np.argmax(every))
+
+
+def test_answers_do_not_depend_on_other_questions() -> None:
+    """Asked together in any order, each question has the answer it has alone."""
+    kinds = [{}, {"temperature": 0.0}, {"top_p": 0.8}, {"top_k": 5}, {"min_p": 0.1}, {"frequency_penalty": 1.0}]
+    questions = [Question(_row(i, 300), _sampling(**kinds[i % 6], seed=i // 3), [0], [1] * i) for i in range(24)]
+    alone = [choose_all([question])[0] for question in questions]
+    assert choose_all(questions) == alone
+    assert choose_all(questions[::-1]) == alone[::-1]
+    assert choose_all([]) == []
 
 
 def test_frequencies_follow_the_probabilities() -> None:
