@@ -38,7 +38,7 @@ class App:
         except RequestError as error:
             await self._refuse(exchange, error)
         except Exception:
-            log.exception("%s %s failed", exchange.method, exchange.path)
+            log.exception("%s: %.16s %.200r failed", exchange.request_id, exchange.method, exchange.path)
             if exchange.has_started:
                 exchange.cut()
                 return

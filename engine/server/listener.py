@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
@@ -15,17 +16,30 @@ from engine.server.app import App
 from engine.spec.errors import ConfigError, PortTakenError
 
 MOST_HEADER_BYTES = 64 << 10
+HEADER_DEADLINE_S = 15.0  # for a whole head, from the connection or from its first byte on
 
 
 class Protocol(HttpToolsProtocol):
     """Counts header bytes, and shows the transport to the application so that a stalled client can be dropped."""
 
     _header_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """A client came; it has to say something soon."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client left."""
+        self._head_arrived()
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         """A new request begins on the connection."""
         super().on_message_begin()
         self._header_bytes = 0
+        self._expect_head()
         self.scope["extensions"] = {"engine.transport": {"transport": self.transport}}
 
     def on_url(self, url: bytes) -> None:
@@ -37,6 +51,20 @@ class Protocol(HttpToolsProtocol):
         """One header."""
         self._count(len(name) + len(value))
         super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._head_arrived()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        self._head_arrived()
+        self._head_timer = self.loop.call_later(HEADER_DEADLINE_S, self.transport.abort)
+
+    def _head_arrived(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _count(self, size: int) -> None:
         self._header_bytes += size

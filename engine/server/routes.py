@@ -34,7 +34,7 @@ def _version() -> str:
 
 async def _direct(service: Service, exchange: Exchange, route: Route) -> None:
     """A client's own request, on any of the three routes."""
-    service.supervisor.admit(1)
+    service.admit(1)
     body = decode_body(await exchange.body())
     wish = Wish(route, body, service.make_ticket(route, _deadline_ms(exchange)))
     generation, shape = await service.begin(wish)
@@ -72,7 +72,7 @@ async def inference(service: Service, exchange: Exchange) -> None:
 
 async def generate(service: Service, exchange: Exchange) -> None:
     """POST /internal/v1/generate: one attempt of a gateway."""
-    service.supervisor.admit(1)
+    service.admit(0)
     try:
         attempt = msgspec.json.decode(await exchange.body(), type=Attempt)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

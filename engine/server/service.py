@@ -64,14 +64,21 @@ class Service:
             deadline_ms=deadline_ms,
         )
 
+    def admit(self, count: int) -> None:
+        """Room for `count` more sequences, or RequestError 503; cheap enough to ask before a body is read."""
+        try:
+            self.supervisor.admit(count)
+        except RequestError as error:
+            self.metrics.on_rejection(error.code)
+            raise
+
     async def begin(self, wish: Wish) -> tuple[Generation, Shape]:
         """Check, tokenise, admit and start. Raises RequestError."""
-        self._admit(1)
         query = parse_query(wish.route, wish.body, self.limits())
         prompts = await self.prompts.make(query, self.max_model_len)
         job = Job(query, prompts, wish.ticket, self._checked(wish.resume))
         check_resume(job)
-        self._admit(len(prompts) * query.n)
+        self.admit(0 if wish.resume is not None else len(prompts) * query.n)  # what was begun is never turned away
         ready = self.supervisor.ready
         assert ready is not None
         generation = Generation(job, self.side, self.supervisor, self.metrics)
@@ -92,13 +99,6 @@ class Service:
 
     def _shape(self, query: Query, ticket: Ticket) -> Shape:
         return make_shape(query, ticket, self.options.model_name, self._logprobs)
-
-    def _admit(self, count: int) -> None:
-        try:
-            self.supervisor.admit(count)
-        except RequestError as error:
-            self.metrics.on_rejection(error.code)
-            raise
 
     def _checked(self, resume: Resume | None) -> Resume | None:
         for choice in resume.choices if resume is not None else ():

@@ -9,6 +9,7 @@ hang_at_step        in epoch 1: this step never ends (heartbeats go on)
 poison_id           a prompt with this id kills the core when it is computed
 nan_id              a prompt with this id ends with finished="error"
 bad_checkpoint      Fatal with exit code 2
+hold_at_step        from this step on, wait while the file `hold` exists in the model's directory
 cycle_text          emit the UTF-8 bytes of a fixed text over and over instead of hashes
 """
 
@@ -23,6 +24,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from engine.wire.frames import Channel
 from engine.wire.messages import (
@@ -161,7 +163,7 @@ class FakeCore:
             self.load(message)
         elif isinstance(message, Submit):
             assert self.start is not None
-            if not message.resumed and len(self.waiting) >= self.start.config.queue_limit:
+            if not message.resumed and len(self.waiting) >= self.start.config.queue_limit + self.room():
                 self.channel.send(Refused(message.seq, 503, "queue_full", "the queue is full", 1.0))
                 return
             self.waiting.append(Running(message, list(message.output_ids)))
@@ -169,6 +171,11 @@ class FakeCore:
             for number in message.seqs:
                 self.running.pop(number, None)
             self.waiting = [one for one in self.waiting if one.submit.seq not in message.seqs]
+
+    def room(self) -> int:
+        """Sequences that the next step takes from the queue."""
+        assert self.start is not None
+        return self.start.config.max_num_seqs - len(self.running)
 
     def load(self, start: Start) -> None:
         """Pretend to load."""
@@ -193,6 +200,9 @@ class FakeCore:
         if self.start.epoch == 1 and self.fault("hang_at_step") and self.step + 1 >= self.fault("hang_at_step"):
             while True:
                 time.sleep(1)
+        hold = self.fault("hold_at_step")
+        while hold and self.step + 1 >= hold and (Path(self.start.config.model) / "hold").exists():
+            time.sleep(0.005)
         poison = self.fault("poison_id")
         if poison and any(poison in one.submit.prompt_ids for one in self.running.values()):
             os.kill(os.getpid(), signal.SIGSEGV)
