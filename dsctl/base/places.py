@@ -12,7 +12,7 @@ from pathlib import Path
 from dsctl.base.errors import ConfigError, PreflightError
 
 SOCKET_LIMIT = 103  # bytes of a unix socket path that every system accepts (107 on Linux), less supervisor's own suffix
-FORBIDDEN = ('"', "\n", "[", "]", "*", "?", "'", "\\")  # supervisor's configuration cannot hold these in a path
+FORBIDDEN = ('"', "\n", "%", "[", "]", "*", "?", "'", "\\")  # supervisor's configuration cannot hold these in a path
 
 
 def default_home(environ: Mapping[str, str]) -> Path:

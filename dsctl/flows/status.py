@@ -110,6 +110,8 @@ def _troubles(project: Project, seen: Observed) -> list[str]:
         found.append(f"supervisord is not running{rest}: dsctl deploy repairs this")
     elif lost := sorted({process.program for process in seen.orphans}):
         found.append(f"{', '.join(lost)} run without supervisord: dsctl deploy repairs this")
+    if not seen.replicas:
+        found.append("no replica is there: dsctl deploy, or dsctl scale N")
     if isinstance(seen.front, Missing):
         found.append(f"the gateway does not answer ({seen.front.reason}): dsctl logs gateway")
     return found

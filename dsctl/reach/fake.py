@@ -76,7 +76,8 @@ class Fake:
             return Reply(200, json.dumps({"generation": self.generation(), "replicas": rows}))
         if name in self.refusing:
             return Reply(503, "{}")
-        info = {"state": "ready", "api_pid": self.pids[name], "core_pids": [], "restarts": 0, "numerics_id": "n"}
+        info: dict[str, Any] = {"state": "ready", "api_pid": self.pids[name], "core_pids": [], "restarts": 0}
+        info["numerics_id"] = "n"
         return Reply(200, json.dumps(info))
 
     def supervised(self) -> str | Missing:

@@ -113,7 +113,7 @@ def daemon(argv: Sequence[str], directory: Path, environment: dict[str, str]) ->
     """Runs a program that puts itself into the background; returns when the foreground part has ended."""
     return subprocess.run(
         list(argv), cwd=directory, env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, check=False, timeout=60, start_new_session=True,
+        text=True, check=False, timeout=60, start_new_session=True, umask=0o077,
     )  # fmt: skip
 
 
