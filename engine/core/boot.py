@@ -13,7 +13,7 @@ import torch
 from engine.caching.pool import BlockPool
 from engine.core import faults, machine
 from engine.modeling import loader, selfcheck
-from engine.modeling.deepseek import Model
+from engine.modeling.loader import Loaded
 from engine.running.runner import Runner
 from engine.scheduling.admission import Limits
 from engine.scheduling.scheduler import Scheduler
@@ -64,7 +64,7 @@ def boot(start: Start) -> Booted:
     return Booted(scheduler, Runner(computes, cache, config.block_size), ready)
 
 
-def numerics_id(model: Model) -> str:
+def numerics_id(model: Loaded) -> str:
     """Hash of everything that decides a token: equal ids may continue each other's sequences."""
     parts = (model.numerics, str(SAMPLING_VERSION), torch.__version__, np.__version__)
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]

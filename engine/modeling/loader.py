@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine.kernels.cpu.library import Library
+from engine.kernels.cpu.library import load as load_library
 from engine.kernels.packed import Mlp, Packed, pack, pack_mlp
 from engine.kernels.reference import REFERENCE
 from engine.kernels.rowwise import narrowest_tile
@@ -22,7 +24,9 @@ from engine.layers.rotary import Rotary
 from engine.layers.router import Router
 from engine.modeling.checkpoint import check_entries, fingerprint, open_reader, read_entries
 from engine.modeling.deepseek import Layer, Model
+from engine.modeling.fused import FusedModel, LayerBuilder
 from engine.modeling.tensors import Shapes, expected_shapes
+from engine.quant.policy import Policy, policy_of, rounded
 from engine.spec.config import EngineConfig
 from engine.spec.memory import cache_dtype, holds_float32
 from engine.spec.model import ModelSpec, read_spec
@@ -30,22 +34,30 @@ from engine.spec.model import ModelSpec, read_spec
 NUMERICS_VERSION = 1  # raise it whenever a change of this package changes the bits of any logit
 
 Get = Callable[[str], Tensor]
+Loaded = Model | FusedModel
 
 
-def load(config: EngineConfig) -> Model:
-    """Load config.model in config.dtype.
+def load(config: EngineConfig) -> Loaded:
+    """Load config.model in config.dtype, quantised and on the kernels that the config names.
 
     Raises CheckpointError naming the file and the tensor for anything missing, truncated, misshapen, unknown or NaN.
     """
     spec = read_spec(config.model)
     expected = expected_shapes(spec)
     if config.load_format == "dummy":
-        return _Builder(spec, config, dummy_source(expected)).build("dummy")
+        return _build(spec, config, dummy_source(expected), "dummy")
     model_dir = Path(config.model)
     entries = read_entries(model_dir)
     skipped = check_entries(entries, expected, spec, model_dir)
     with open_reader(entries, spec) as reader:
-        return _Builder(spec, config, reader.get).build(fingerprint(model_dir, entries), skipped)
+        return _build(spec, config, reader.get, fingerprint(model_dir, entries), skipped)
+
+
+def _build(spec: ModelSpec, config: EngineConfig, source: Get, checkpoint: str, skipped: int = 0) -> Loaded:
+    library = load_library() if config.kernels == "cpu" else None
+    if library is not None:
+        return _FusedBuilder(spec, config, source, library).build(checkpoint, skipped)
+    return _Builder(spec, config, source).build(checkpoint, skipped)
 
 
 def dummy_source(expected: Shapes) -> Get:
@@ -62,35 +74,80 @@ def dummy_source(expected: Shapes) -> Get:
 
 
 @dataclass(frozen=True, slots=True)
-class _Builder:
-    """Turns named tensors into packed layers."""
+class _Source:
+    """Named tensors as the model computes with them."""
 
     spec: ModelSpec
     config: EngineConfig
     source: Get
-    ops: Ops = REFERENCE
 
     @property
     def _held(self) -> torch.dtype:
         return torch.float32 if holds_float32(self.spec, self.config.dtype) else torch.bfloat16
+
+    @property
+    def _policy(self) -> Policy:
+        return policy_of(self.config.quantization, "float32" if self._held == torch.float32 else "bfloat16")
 
     def _get(self, name: str) -> Tensor:
         """Values float32, rounded to bfloat16 when that is the model's dtype."""
         value = self.source(name)
         return value.bfloat16().float() if self.config.dtype == "bfloat16" else value
 
+    def _latents(self) -> torch.dtype:
+        return torch.float32 if cache_dtype(self.spec, self.config.dtype) == "float32" else torch.float16
+
+    def _numerics(self, *parts: str) -> str:
+        words = (self.config.dtype, str(self._held), self.config.quantization, str(self._latents()), *parts)
+        return f"{NUMERICS_VERSION}:" + ":".join((*words, _machine()))
+
+
+@dataclass(frozen=True, slots=True)
+class _FusedBuilder(_Source):
+    """Turns named tensors into layers for the compiled kernels."""
+
+    library: Library
+
+    @torch.inference_mode()
+    def build(self, checkpoint: str, skipped: int = 0) -> FusedModel:
+        """The model; each tensor is converted and dropped before the next is read."""
+        spec = self.spec
+        layers = LayerBuilder(spec, self._policy, self._get, self.source)
+        layers.check()
+        embedding = self._get("model.embed_tokens.weight")
+        return FusedModel(
+            spec=spec,
+            library=self.library,
+            head=layers.head(embedding if spec.tied else self._get("lm_head.weight")),
+            embedding=embedding.to(self._held, copy=True),
+            layers=tuple(layers.layer(index) for index in range(spec.num_layers)),
+            final_norm=self._get("model.norm.weight").clone(),
+            rotary=Rotary(spec.rope, spec.rope_dim, self.config.max_model_len or spec.max_positions),
+            cache_dtype=self._latents(),
+            numerics=self._numerics(checkpoint, self.library.name),
+            skipped_mtp_tensors=skipped,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder(_Source):
+    """Turns named tensors into packed layers for the reference, with the values that quantised weights have."""
+
+    ops: Ops = REFERENCE
+
+    def _matrix(self, name: str) -> Tensor:
+        return rounded(self._get(name), self._policy.format_of(name))
+
     @torch.inference_mode()
     def build(self, checkpoint: str, skipped: int = 0) -> Model:
         """The model, with the tile that keeps products row-wise on this machine."""
         spec = self.spec
         embedding = self._get("model.embed_tokens.weight")
-        head = embedding if spec.tied else self._get("lm_head.weight")
+        head = embedding if spec.tied else self._matrix("lm_head.weight")
         layers = tuple(self._layer(index) for index in range(spec.num_layers))
         packed_head = pack(head, self._held)
         tile = narrowest_tile({**_shapes(layers), (packed_head.inputs, packed_head.width): packed_head})
         positions = self.config.max_model_len or spec.max_positions
-        latents = cache_dtype(spec, self.config.dtype)
-        parts = (checkpoint, self.config.dtype, str(self._held), latents, self.ops.name, _machine(), str(tile))
         return Model(
             spec=spec,
             ops=self.ops,
@@ -100,8 +157,8 @@ class _Builder:
             head=packed_head,
             rotary=Rotary(spec.rope, spec.rope_dim, positions),
             tile=tile,
-            cache_dtype=torch.float32 if latents == "float32" else torch.float16,
-            numerics=f"{NUMERICS_VERSION}:" + ":".join(parts),
+            cache_dtype=self._latents(),
+            numerics=self._numerics(checkpoint, self.ops.name, str(tile)),
             skipped_mtp_tensors=skipped,
         )
 
@@ -118,24 +175,24 @@ class _Builder:
     def _attention(self, prefix: str) -> Mla:
         spec = self.spec
         queries = f"{prefix}q_a_proj.weight" if spec.q_rank else f"{prefix}q_proj.weight"
-        down = torch.cat((self._get(queries), self._get(f"{prefix}kv_a_proj_with_mqa.weight")))
-        expand = self._get(f"{prefix}kv_b_proj.weight")
+        down = torch.cat((self._matrix(queries), self._matrix(f"{prefix}kv_a_proj_with_mqa.weight")))
+        expand = self._matrix(f"{prefix}kv_b_proj.weight")
         heads = expand.view(spec.num_heads, spec.nope_dim + spec.value_dim, spec.kv_rank)
         return Mla(
             spec=spec,
             ops=self.ops,
             down=pack(down, self._held),
             q_norm=self._get(f"{prefix}q_a_layernorm.weight").clone() if spec.q_rank else None,
-            q_up=pack(self._get(f"{prefix}q_b_proj.weight"), self._held) if spec.q_rank else None,
+            q_up=pack(self._matrix(f"{prefix}q_b_proj.weight"), self._held) if spec.q_rank else None,
             kv_norm=self._get(f"{prefix}kv_a_layernorm.weight").clone(),
             expand=pack(expand, self._held),
             absorb_k=heads[:, : spec.nope_dim].clone(memory_format=torch.contiguous_format),
             absorb_v=heads[:, spec.nope_dim :].transpose(1, 2).clone(memory_format=torch.contiguous_format),
-            out=pack(self._get(f"{prefix}o_proj.weight"), self._held),
+            out=pack(self._matrix(f"{prefix}o_proj.weight"), self._held),
         )
 
     def _mlp(self, prefix: str) -> Mlp:
-        gate, up, down = (self._get(f"{prefix}{name}_proj.weight") for name in ("gate", "up", "down"))
+        gate, up, down = (self._matrix(f"{prefix}{name}_proj.weight") for name in ("gate", "up", "down"))
         return pack_mlp(gate, up, down, self._held)
 
     def _experts(self, prefix: str) -> Experts:

@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.layers.batch import Segment, StepBatch
 from engine.layers.cache import LatentCache
 from engine.modeling.deepseek import Model
+from engine.modeling.fused import FusedModel
 
 _BLOCK = 16
 _PROMPT = 37  # crosses a row tile
@@ -17,7 +18,7 @@ _OUTPUT = 9  # more than one tile of generated rows
 _OTHERS = 5
 
 
-def check(model: Model) -> str:
+def check(model: Model | FusedModel) -> str:
     """Empty when logits are bit-equal in every arrangement tried, else the first that differs."""
     short = model.shortened()
     prompt = min(_PROMPT, model.spec.max_positions // 2)
@@ -47,7 +48,7 @@ def check(model: Model) -> str:
 class _Arrangements:
     """Ways to compute the logits of one sequence: prompt, then generated tokens; they must not differ."""
 
-    def __init__(self, model: Model, tokens: Tensor, prompt: int) -> None:
+    def __init__(self, model: Model | FusedModel, tokens: Tensor, prompt: int) -> None:
         self._model = model
         self._tokens = tokens
         self._prompt = prompt

@@ -30,6 +30,8 @@ _HELP = {
     "queue_timeout_s": "a request that waits longer is refused with 503",
     "threads": "compute threads; 0: the usable cores",
     "load_format": "dummy makes random weights",
+    "kernels": "what computes: reference (torch), or cpu (compiled for this machine on first use)",
+    "quantization": "int8: all matrices in eight bits; int4: routed experts in four, the rest in eight",
 }
 
 

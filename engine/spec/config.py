@@ -8,6 +8,8 @@ from typing import Literal
 from engine.spec.errors import ConfigError
 
 Dtype = Literal["float32", "bfloat16"]
+Kernels = Literal["reference", "cpu"]
+Quantization = Literal["none", "int8", "int4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class EngineConfig:
     queue_timeout_s: float = 60.0  # a request that waits longer is refused with 503
     threads: int = 0  # 0: usable cores
     load_format: Literal["safetensors", "dummy"] = "safetensors"
+    kernels: Kernels = "reference"  # cpu: compiled for this machine, or the reference where no compiler is
+    quantization: Quantization = "none"  # int8: all matrices; int4: routed experts, the rest int8
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.spec.config import Dtype, EngineConfig
+from engine.spec.config import Dtype, EngineConfig, Quantization
 from engine.spec.errors import CapacityError, ConfigError
 from engine.spec.model import ModelSpec
 
@@ -80,14 +80,24 @@ def holds_float32(spec: ModelSpec, dtype: Dtype) -> bool:
     return dtype == "float32" or weight_counts(spec).total * 4 <= FLOAT32_WEIGHTS_LIMIT
 
 
-def weight_bytes(spec: ModelSpec, dtype: Dtype) -> int:
+def weight_bytes(spec: ModelSpec, dtype: Dtype, quantization: Quantization = "none") -> int:
     """Bytes of the loaded weights; kv_b is held twice (expanded and absorbed form), embedding and head once each."""
     counts = weight_counts(spec)
+    if quantization != "none":
+        return _quantised_bytes(spec, counts, quantization, 4 if holds_float32(spec, dtype) else 2)
     width = 4 if holds_float32(spec, dtype) else 2
     absorbed = spec.num_layers * spec.kv_rank * spec.num_heads * (spec.nope_dim + spec.value_dim) * 4
     exact = (counts.router + counts.norms) * 4
     tied_head = counts.embedding if spec.tied else 0
     return (counts.total - counts.router - counts.norms + tied_head) * width + absorbed + exact
+
+
+def _quantised_bytes(spec: ModelSpec, counts: WeightCounts, quantization: Quantization, width: int) -> int:
+    """Generous shares for scales and padding: 3 % of eight-bit weights, a sixteenth of a byte for four-bit ones."""
+    absorbed = spec.num_layers * spec.kv_rank * spec.num_heads * (spec.nope_dim + spec.value_dim)
+    eight = counts.attention + counts.dense + counts.shared + absorbed + (counts.head or counts.embedding)
+    routed = counts.routed * (0.5625 if quantization == "int4" else 1.03)
+    return int(1.03 * eight + routed) + counts.embedding * width + (counts.router + counts.norms) * 4
 
 
 def cache_dtype(spec: ModelSpec, dtype: Dtype) -> CacheDtype:
@@ -122,7 +132,7 @@ def plan_memory(spec: ModelSpec, config: EngineConfig, free_bytes: int) -> Memor
             f"max_model_len is {config.max_model_len}, but the checkpoint has {spec.max_positions} positions; "
             f"choose at most {spec.max_positions}"
         )
-    weights, workspace = weight_bytes(spec, config.dtype), workspace_bytes(spec, config)
+    weights, workspace = weight_bytes(spec, config.dtype, config.quantization), workspace_bytes(spec, config)
     left = free_bytes - weights - workspace
     per_token = latent_bytes_per_token(spec, config.dtype)
     if left < per_token * config.block_size:

@@ -1,0 +1,213 @@
+// Attention over cached latents with an online softmax, in tiles at absolute positions from 0, left to right.
+//
+// What a row computes is fixed by its own position: tiles of TILE positions, joined into parts of PART positions,
+// joined from the first to the last. Rows, heads, threads and windows only decide who computes it.
+#include <algorithm>
+#include <cmath>
+
+#include "attention.h"
+#include "dense.h"
+#include "pool.h"
+
+using namespace dsctl;
+
+namespace {
+
+constexpr int TILE = 64;
+constexpr int64_t PART = 256;
+constexpr int HEADS = 4;     // heads (or prompt rows) that share the reading of keys
+constexpr int QUERIES = 32;  // prompt rows that share the gathering of keys
+
+struct State {  // of one row and head: running maximum and sum of e^(score - maximum)
+    float top, sum;
+};
+
+// Takes in `count` positions: scores[m][0 … count), values v[j][0 … width) → states and weighted values o[m].
+template <int M, typename V>
+inline void take(float (*scores)[TILE], int count, const V* const* v, int64_t width, State* states, float* const* o) {
+    float shrink[M];
+    for (int m = 0; m < M; ++m) {
+        float* s = scores[m];
+        for (int j = count; j < TILE; ++j) s[j] = -INFINITY;
+        F16 top = max(max(load(s), load(s + 16)), max(load(s + 32), load(s + 48)));
+        float highest = std::max(states[m].top, largest(top)), gap[LANES] = {states[m].top - highest};
+        store(gap, exp(load(gap)));
+        F16 total = zero();
+        for (int j = 0; j < TILE; j += LANES) {
+            F16 p = exp(sub(load(s + j), set1(highest)));
+            store(s + j, p);
+            total = add(total, p);
+        }
+        shrink[m] = gap[0];
+        states[m].top = highest;
+        states[m].sum = states[m].sum * gap[0] + sum(total);
+    }
+    auto chunk = [&](int64_t c, auto vectors, int rest) {
+        constexpr int N = decltype(vectors)::value;
+        F16 acc[M][N];
+        for (int m = 0; m < M; ++m)
+            for (int n = 0; n < N; ++n)
+                acc[m][n] = mul(rest ? load(o[m] + c, rest) : load(o[m] + c + n * LANES), set1(shrink[m]));
+        for (int j = 0; j < count; ++j)
+            for (int n = 0; n < N; ++n) {
+                F16 x = rest ? load(v[j] + c, rest) : load(v[j] + c + n * LANES);
+                for (int m = 0; m < M; ++m) acc[m][n] = fma(set1(scores[m][j]), x, acc[m][n]);
+            }
+        for (int m = 0; m < M; ++m)
+            for (int n = 0; n < N; ++n) {
+                if (rest)
+                    store(o[m] + c, acc[m][n], rest);
+                else
+                    store(o[m] + c + n * LANES, acc[m][n]);
+            }
+    };
+    int64_t c = 0;
+    for (; c + 4 * LANES <= width; c += 4 * LANES) chunk(c, std::integral_constant<int, 4>{}, 0);
+    for (; c + LANES <= width; c += LANES) chunk(c, std::integral_constant<int, 1>{}, 0);
+    if (c < width) chunk(c, std::integral_constant<int, 1>{}, int(width - c));
+}
+
+struct Parts {  // results of all parts of all rows, until they are joined
+    int64_t* first;  // [n + 1]: number of parts before a row
+    State* states;   // [parts, heads]
+    float* values;   // [parts, heads, rank]
+};
+
+template <int M, typename C>
+void part_of_row(const Generated& g, const Parts& parts, int64_t row, int64_t part, int64_t head) {
+    const C* cache = static_cast<const C*>(g.cache);
+    int64_t at = (parts.first[row] + part) * g.heads + head;
+    const float* q[M];
+    float* o[M];
+    for (int m = 0; m < M; ++m) {
+        q[m] = g.queries + (row * g.heads + head + m) * g.width;
+        o[m] = parts.values + (at + m) * g.rank;
+        std::fill(o[m], o[m] + g.rank, 0.f);
+        parts.states[at + m] = {-INFINITY, 0.f};
+    }
+    int64_t end = std::min((part + 1) * PART, g.positions[row] + 1);
+    for (int64_t start = part * PART; start < end; start += TILE) {
+        int count = int(std::min<int64_t>(TILE, end - start));
+        alignas(64) float scores[M][TILE];
+        const C* rows[TILE];
+        for (int j = 0; j < count;) {  // block by block
+            int64_t position = start + j, inside = position % g.block_size;
+            int run = int(std::min<int64_t>(count - j, g.block_size - inside));
+            const C* base = cache + (g.tables[row][position / g.block_size] * g.block_size + inside) * g.width;
+            for (int i = 0; i < run; ++i) rows[j + i] = base + i * g.width;
+            dot<M, float, C>(q, base, g.width, g.width, run, &scores[0][j], TILE);
+            j += run;
+        }
+        take<M, C>(scores, count, rows, g.rank, parts.states + at, o);
+    }
+}
+
+void join(const Generated& g, const Parts& parts, int64_t row, int64_t head) {
+    float* out = g.out + (row * g.heads + head) * g.rank;
+    State total = {-INFINITY, 0.f};
+    std::fill(out, out + g.rank, 0.f);
+    for (int64_t p = parts.first[row]; p < parts.first[row + 1]; ++p) {
+        State s = parts.states[p * g.heads + head];
+        const float* v = parts.values + (p * g.heads + head) * g.rank;
+        float top = std::max(total.top, s.top), scale[LANES] = {total.top - top, s.top - top};
+        store(scale, exp(load(scale)));
+        for (int64_t c = 0; c < g.rank; ++c) out[c] = out[c] * scale[0] + v[c] * scale[1];
+        total = {top, total.sum * scale[0] + s.sum * scale[1]};
+    }
+    for (int64_t c = 0; c < g.rank; ++c) out[c] = out[c] / total.sum;
+}
+
+template <typename C>
+void generated(const Generated& g) {
+    Parts parts;
+    parts.first = static_cast<int64_t*>(workspace(PARTS, size_t(g.n + 1) * 8));
+    parts.first[0] = 0;
+    for (int64_t i = 0; i < g.n; ++i) parts.first[i + 1] = parts.first[i] + g.positions[i] / PART + 1;
+    int64_t count = parts.first[g.n], groups = (g.heads + HEADS - 1) / HEADS;
+    parts.states = static_cast<State*>(workspace(PART_STATES, size_t(count * g.heads) * sizeof(State)));
+    parts.values = static_cast<float*>(workspace(PART_VALUES, size_t(count * g.heads * g.rank) * 4));
+    bool tiny = count * g.heads <= 4 && count * g.width < 4096;
+    parallel(tiny ? 1 : g.threads, count * groups, [&](int64_t index) {
+        int64_t part = index / groups, head = index % groups * HEADS;
+        int64_t row = std::upper_bound(parts.first, parts.first + g.n, part) - parts.first - 1;
+        int64_t local = part - parts.first[row];
+        if (g.heads - head >= HEADS) return part_of_row<HEADS, C>(g, parts, row, local, head);
+        for (; head < g.heads; ++head) part_of_row<1, C>(g, parts, row, local, head);
+    });
+    for (int64_t row = 0; row < g.n; ++row)
+        for (int64_t head = 0; head < g.heads; ++head) join(g, parts, row, head);
+}
+
+template <int M>
+void prompt_rows(const Window& w, int64_t row, int64_t head, const float* keys, const float* const* v, int count) {
+    int64_t width = w.nope + w.rope;
+    const float* q[M];
+    float* o[M];
+    State states[M];
+    alignas(64) float scores[M][TILE];
+    for (int m = 0; m < M; ++m) {
+        int64_t at = (row + m) * w.heads + head;
+        q[m] = w.queries + at * width;
+        o[m] = w.out + at * w.values;
+        states[m] = {w.states[2 * at], w.states[2 * at + 1]};
+    }
+    dot<M, float, float>(q, keys, width, width, count, &scores[0][0], TILE);
+    take<M, float>(scores, count, v, w.values, states, o);
+    for (int m = 0; m < M; ++m) {
+        int64_t at = (row + m) * w.heads + head;
+        w.states[2 * at] = states[m].top;
+        w.states[2 * at + 1] = states[m].sum;
+    }
+}
+
+// One head, rows [row, stop), the tile of keys at offset `tile` of the window.
+void prompt_tile(const Window& w, int64_t row, int64_t stop, int64_t head, int64_t tile) {
+    alignas(64) float keys[TILE * MOST_HEAD_WIDTH];
+    int64_t width = w.nope + w.rope, stride = w.heads * (w.nope + w.values);
+    int held = int(std::min<int64_t>(TILE, w.count - tile));
+    const float* v[TILE];
+    for (int j = 0; j < held; ++j) {
+        const float* k = w.keys + (tile + j) * stride + head * (w.nope + w.values);
+        std::memcpy(keys + j * width, k, size_t(w.nope) * 4);
+        std::memcpy(keys + j * width + w.nope, w.shared + (tile + j) * w.shared_stride, size_t(w.rope) * 4);
+        v[j] = k + w.nope;
+    }
+    int64_t start = w.start + tile;
+    row = std::max(row, start - w.first);  // rows before the tile do not see it
+    while (row < stop) {
+        int seen = int(std::min<int64_t>(held, w.first + row - start + 1));
+        if (seen == held && stop - row >= HEADS) {
+            prompt_rows<HEADS>(w, row, head, keys, v, held);
+            row += HEADS;
+        } else {
+            prompt_rows<1>(w, row, head, keys, v, seen);
+            ++row;
+        }
+    }
+}
+
+}  // namespace
+
+namespace dsctl {
+
+void attend_generated(const Generated& g) { g.cache_is_half ? generated<half>(g) : generated<float>(g); }
+
+void attend_window(const Window& w) {
+    int64_t tiles = (w.n + QUERIES - 1) / QUERIES;
+    parallel(w.threads, w.heads * tiles, [&](int64_t index) {
+        int64_t head = index % w.heads, row = index / w.heads * QUERIES, stop = std::min(w.n, row + QUERIES);
+        for (int64_t r = row; r < stop && w.start == 0; ++r) {
+            int64_t at = r * w.heads + head;
+            w.states[2 * at] = -INFINITY, w.states[2 * at + 1] = 0.f;
+            std::fill(w.out + at * w.values, w.out + (at + 1) * w.values, 0.f);
+        }
+        for (int64_t tile = 0; tile < w.count && w.start + tile <= w.first + stop - 1; tile += TILE)
+            prompt_tile(w, row, stop, head, tile);
+        for (int64_t r = row; r < stop && w.last; ++r) {
+            int64_t at = r * w.heads + head;
+            for (int64_t c = 0; c < w.values; ++c) w.out[at * w.values + c] /= w.states[2 * at + 1];
+        }
+    });
+}
+
+}  // namespace dsctl

@@ -1,0 +1,235 @@
+// Weights in 8 or 4 bits times activations in 8 bits: products are summed exactly, so the order does not matter.
+#pragma once
+
+#include "matrix.h"
+#include "vec.h"
+
+namespace dsctl {
+
+// One vector of 16 int32 sums, each fed by four neighbouring bytes of k.
+#if defined(__AVX512VNNI__)
+constexpr int OFFSET = 128;  // activations are stored as u8 = q + 128 for int8 weights; `comp` takes it back
+struct I16 {
+    __m512i v;
+};
+inline I16 izero() { return {_mm512_setzero_si512()}; }
+inline I16 dot_signed(I16 acc, int32_t x4, const int8_t* w) {
+    return {_mm512_dpbusd_epi32(acc.v, _mm512_set1_epi32(x4), _mm512_loadu_si512(w))};
+}
+inline void dot_nibbles(I16& low, I16& high, int32_t x4, const uint8_t* w) {
+    __m512i x = _mm512_set1_epi32(x4), b = _mm512_loadu_si512(w), mask = _mm512_set1_epi8(15);
+    low.v = _mm512_dpbusd_epi32(low.v, _mm512_and_si512(b, mask), x);
+    high.v = _mm512_dpbusd_epi32(high.v, _mm512_and_si512(_mm512_srli_epi16(b, 4), mask), x);
+}
+inline F16 minus(I16 a, const int32_t* c) {  // float(a − c)
+    return {_mm512_cvtepi32_ps(_mm512_sub_epi32(a.v, _mm512_loadu_si512(c)))};
+}
+inline F16 minus(I16 a, int32_t c) { return {_mm512_cvtepi32_ps(_mm512_sub_epi32(a.v, _mm512_set1_epi32(c)))}; }
+#elif defined(__AVX2__)
+constexpr int OFFSET = 0;
+struct I16 {
+    __m256i a, b;
+};
+inline I16 izero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+// |w| · (x with w's sign): at most 2 · 127 · 127 in 16 bits, so nothing saturates.
+inline __m256i dot8(__m256i acc, __m256i u, __m256i s) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
+}
+inline I16 dot_signed(I16 acc, int32_t x4, const int8_t* w) {
+    __m256i x = _mm256_set1_epi32(x4);
+    __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
+    __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + 32));
+    return {dot8(acc.a, _mm256_abs_epi8(w0), _mm256_sign_epi8(x, w0)),
+            dot8(acc.b, _mm256_abs_epi8(w1), _mm256_sign_epi8(x, w1))};
+}
+inline void dot_nibbles(I16& low, I16& high, int32_t x4, const uint8_t* w) {
+    __m256i x = _mm256_set1_epi32(x4), mask = _mm256_set1_epi8(15);
+    __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
+    __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + 32));
+    low.a = dot8(low.a, _mm256_and_si256(w0, mask), x);
+    low.b = dot8(low.b, _mm256_and_si256(w1, mask), x);
+    high.a = dot8(high.a, _mm256_and_si256(_mm256_srli_epi16(w0, 4), mask), x);
+    high.b = dot8(high.b, _mm256_and_si256(_mm256_srli_epi16(w1, 4), mask), x);
+}
+inline F16 minus(I16 v, int32_t c) {
+    __m256i s = _mm256_set1_epi32(c);
+    return {_mm256_cvtepi32_ps(_mm256_sub_epi32(v.a, s)), _mm256_cvtepi32_ps(_mm256_sub_epi32(v.b, s))};
+}
+inline F16 minus(I16 v, const int32_t*) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
+#else
+constexpr int OFFSET = 0;
+struct I16 {
+    int32_t v[LANES];
+};
+inline I16 izero() { return {}; }
+inline I16 dot_signed(I16 acc, int32_t x4, const int8_t* w) {
+    int8_t x[4];
+    std::memcpy(x, &x4, 4);
+    for (int i = 0; i < LANES; ++i)
+        acc.v[i] += x[0] * w[4 * i] + x[1] * w[4 * i + 1] + x[2] * w[4 * i + 2] + x[3] * w[4 * i + 3];
+    return acc;
+}
+inline void dot_nibbles(I16& low, I16& high, int32_t x4, const uint8_t* w) {
+    int8_t x[4];
+    std::memcpy(x, &x4, 4);
+    for (int i = 0; i < LANES; ++i)
+        for (int j = 0; j < 4; ++j) {
+            low.v[i] += x[j] * (w[4 * i + j] & 15);
+            high.v[i] += x[j] * (w[4 * i + j] >> 4);
+        }
+}
+inline F16 minus(I16 a, int32_t c) {
+    float f[LANES];
+    for (int i = 0; i < LANES; ++i) f[i] = float(a.v[i] - c);
+    return load(f);
+}
+inline F16 minus(I16 a, const int32_t*) { return minus(a, 0); }
+#endif
+
+// q[k] = round(x[k] · 127/amax) as bytes plus `offset`; returns amax/127. A row with inf or NaN gives scale NaN.
+inline float quantise(const float* x, int64_t K, int offset, uint8_t* q) {
+    uint32_t peak = 0;
+    for (int64_t k = 0; k < K; ++k) {
+        float f = x[k];
+        uint32_t u;
+        std::memcpy(&u, &f, 4);
+        u &= 0x7fffffffu;
+        peak = u > peak ? u : peak;
+    }
+    float amax;
+    std::memcpy(&amax, &peak, 4);
+    int64_t padded = round_up(K, 4);
+    bool finite = peak < 0x7f800000u;
+    if (!finite || amax < 1e-30f) {
+        std::memset(q, offset, size_t(padded));
+        return finite ? 0.f : NAN;
+    }
+    float inverse = 127.f / amax;
+    const float magic = 12582912.f;  // rounds to the nearest even integer
+    for (int64_t k = 0; k < K; ++k) q[k] = uint8_t(int32_t((x[k] * inverse + magic) - magic) + offset);
+    for (int64_t k = K; k < padded; ++k) q[k] = uint8_t(offset);
+    return amax / 127.f;
+}
+
+// int8: one scale per output channel, one per activation row.
+struct Int8 {
+    struct Weight {
+        const int8_t* q;      // [N/64][K/4][64][4], zero-padded
+        const float* scale;   // [N padded to 64]
+        const int32_t* comp;  // [N padded to 64]: 128 · Σ_k q
+        int64_t N, K;
+    };
+    static size_t row_bytes(int64_t K) { return size_t(round_up(round_up(K, 4) + 4, 64)); }
+    static void encode(const float* x, int64_t K, void* row) {  // bytes, then the scale at the end of the row
+        float s = quantise(x, K, OFFSET, static_cast<uint8_t*>(row));
+        std::memcpy(static_cast<char*>(row) + round_up(K, 4), &s, 4);
+    }
+    static Weight of(const Matrix& m, int64_t e) {
+        int64_t n = round_up(m.N, BLOCK), k = round_up(m.K, 4);
+        return {static_cast<const int8_t*>(m.q) + e * n * k, static_cast<const float*>(m.scale) + e * n, m.comp + e * n, m.N, m.K};
+    }
+    template <int M, int V>
+    static inline void columns(const Weight& w, int64_t block, int first_vector, const void* const* rows, float* out) {
+        int64_t K4 = (w.K + 3) / 4;
+        const int8_t* q = w.q + block * BLOCK * K4 * 4 + first_vector * 64;
+        I16 acc[M][V];
+        for (int m = 0; m < M; ++m)
+            for (int v = 0; v < V; ++v) acc[m][v] = izero();
+        for (int64_t k = 0; k < K4; ++k, q += BLOCK * 4) {
+            if (M == 1)
+                for (int v = 0; v < V; ++v) prefetch(q + 4096 + v * 64);
+            for (int m = 0; m < M; ++m) {
+                int32_t x4;
+                std::memcpy(&x4, static_cast<const char*>(rows[m]) + 4 * k, 4);
+                for (int v = 0; v < V; ++v) acc[m][v] = dot_signed(acc[m][v], x4, q + v * 64);
+            }
+        }
+        for (int m = 0; m < M; ++m) {
+            float s;
+            std::memcpy(&s, static_cast<const char*>(rows[m]) + 4 * K4, 4);
+            for (int v = 0; v < V; ++v) {
+                int64_t n = block * BLOCK + (first_vector + v) * LANES;
+                F16 y = mul(mul(minus(acc[m][v], w.comp + n), set1(s)), load(w.scale + n));
+                store(out + m * BLOCK + (first_vector + v) * LANES, y);
+            }
+        }
+    }
+    template <int M>
+    static __attribute__((noinline)) void tile(const Weight& w, int64_t block, const void* const* rows, float* out) {
+        constexpr int V = M == 1 ? 4 : COLUMN_VECTORS;
+        for (int v = 0; v < 4; v += V) columns<M, V>(w, block, v, rows, out);
+    }
+};
+
+// int4: weights 0 … 15 with zero point 8, one bf16 scale per `group` values of k and output channel.
+struct Int4 {
+    struct Weight {
+        const uint8_t* q;   // [N/64][K/4][2][64]: low nibbles are columns 32h … +15, high nibbles +16 … +31
+        const bf16* scale;  // [N/64][K/group][64]
+        int64_t N, K, group;
+    };
+    static size_t row_bytes(int64_t K) { return size_t(round_up(K + 4 + K / 8, 64)); }  // a sum for every 32 values
+    static void encode(const float* x, int64_t K, void* row) {
+        uint8_t* q = static_cast<uint8_t*>(row);
+        float s = quantise(x, K, 0, q);
+        std::memcpy(q + K, &s, 4);
+        for (int64_t k = 0; k < K; k += 32) {
+            int32_t total = 0;
+            for (int i = 0; i < 32; ++i) total += int8_t(q[k + i]);
+            total *= 8;
+            std::memcpy(q + K + 4 + k / 8, &total, 4);
+        }
+    }
+    static Weight of(const Matrix& m, int64_t e) {
+        int64_t n = round_up(m.N, BLOCK);
+        return {static_cast<const uint8_t*>(m.q) + e * n * m.K / 2,
+                static_cast<const bf16*>(m.scale) + e * n * (m.K / m.group), m.N, m.K, m.group};
+    }
+    template <int M, int H>
+    static inline void columns(const Weight& w, int64_t block, int first_half, const void* const* rows, float* out) {
+        const uint8_t* q = w.q + block * (BLOCK / 2) * w.K + first_half * 64;
+        const bf16* scale = w.scale + block * BLOCK * (w.K / w.group) + first_half * 32;
+        F16 total[M][2 * H];
+        for (int m = 0; m < M; ++m)
+            for (int v = 0; v < 2 * H; ++v) total[m][v] = zero();
+        for (int64_t k0 = 0; k0 < w.K; k0 += w.group, scale += BLOCK) {
+            I16 acc[M][2 * H];
+            for (int m = 0; m < M; ++m)
+                for (int v = 0; v < 2 * H; ++v) acc[m][v] = izero();
+            for (int64_t k = k0; k < k0 + w.group; k += 4, q += 128) {
+                if (M == 1) {
+                    prefetch(q + 4096);
+                    if (H == 2) prefetch(q + 4096 + 64);
+                }
+                for (int m = 0; m < M; ++m) {
+                    int32_t x4;
+                    std::memcpy(&x4, static_cast<const char*>(rows[m]) + k, 4);
+                    for (int h = 0; h < H; ++h) dot_nibbles(acc[m][2 * h], acc[m][2 * h + 1], x4, q + h * 64);
+                }
+            }
+            for (int m = 0; m < M; ++m) {
+                int32_t zero_part = 0;
+                for (int64_t k = k0; k < k0 + w.group; k += 32) {
+                    int32_t part;
+                    std::memcpy(&part, static_cast<const char*>(rows[m]) + w.K + 4 + k / 8, 4);
+                    zero_part += part;
+                }
+                for (int v = 0; v < 2 * H; ++v)
+                    total[m][v] = fma(minus(acc[m][v], zero_part), load(scale + v * LANES), total[m][v]);
+            }
+        }
+        for (int m = 0; m < M; ++m) {
+            float s;
+            std::memcpy(&s, static_cast<const char*>(rows[m]) + w.K, 4);
+            for (int v = 0; v < 2 * H; ++v)
+                store(out + m * BLOCK + first_half * 32 + v * LANES, mul(total[m][v], set1(s)));
+        }
+    }
+    template <int M>
+    static __attribute__((noinline)) void tile(const Weight& w, int64_t block, const void* const* rows, float* out) {
+        constexpr int H = (M == 1 && COLUMN_VECTORS == 4) ? 2 : 1;
+        for (int h = 0; h < 2; h += H) columns<M, H>(w, block, h, rows, out);
+    }
+};
+
+}  // namespace dsctl
