@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import random
 import re
 import time
-import uuid
 
 from dsctl.gateway.asgi import Receive, Scope
 from dsctl.gateway.call import ROUTES, Call
@@ -34,7 +34,7 @@ def header_map(scope: Scope) -> dict[bytes, bytes]:
 def request_id(headers: dict[bytes, bytes]) -> str:
     """The client's X-Request-Id if it is harmless, else a new one."""
     given = headers.get(b"x-request-id", b"")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given.decode() if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 def check_route(scope: Scope) -> None:

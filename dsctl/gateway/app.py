@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import dataclass
 
 from dsctl.gateway import admission, pages
-from dsctl.gateway.asgi import Headers, Receive, Scope, Send
+from dsctl.gateway.asgi import ClientConnection, Headers, Receive, Scope, Send
 from dsctl.gateway.call import ROUTES, Call
 from dsctl.gateway.desk import Desk
 from dsctl.gateway.refusal import ClientGoneError, RefusedError
@@ -74,14 +73,15 @@ class Gateway:
         reply: Headers = [(b"x-request-id", ident.encode())]
         sink = StreamSink(send, reply) if call.streams else WholeSink(send, reply, call.route)
         session = Session(desk, call, sink)
-        desk.sessions[session] = scope.get("extensions", {}).get("dsctl.transport")
-        watcher = asyncio.create_task(_watch(session, receive))
+        connection: ClientConnection = scope["extensions"]["dsctl.connection"]
+        desk.sessions[session] = connection
+        connection.watch(session.leave)
         try:
             outcome = await self._serve(session)
         finally:
             desk.sessions.pop(session, None)
             desk.release(session)
-            watcher.cancel()
+            connection.watch(None)
         self._account(session, outcome)
 
     async def _serve(self, session: Session) -> Outcome:
@@ -112,13 +112,6 @@ class Gateway:
         if session.continuations:
             metrics.gap.observe(session.longest_gap)
         self.desk.ledger.write(session, outcome.word, outcome.status, outcome.code)
-
-
-async def _watch(session: Session, receive: Receive) -> None:
-    """A client that leaves is noticed here, whether it streams or waits."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    session.leave()
 
 
 def _route(scope: Scope) -> str:

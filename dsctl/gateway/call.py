@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-import uuid
 from typing import Any
 
 import msgspec
@@ -49,7 +48,7 @@ class Call:
         self.body = body
         self.key = key
         self.request_id = request_id
-        self.id = f"{PREFIXES[route]}-{uuid.uuid4().hex}"
+        self.id = f"{PREFIXES[route]}-{random.getrandbits(128):032x}"
         self.created = int(time.time())
         self.seed = random.getrandbits(SEED_BITS)
         self.streams = peek.stream is True

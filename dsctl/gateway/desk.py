@@ -8,6 +8,7 @@ import math
 import random
 import time
 
+from dsctl.gateway.asgi import ClientConnection
 from dsctl.gateway.fleet import Fleet
 from dsctl.gateway.keys import Secrets
 from dsctl.gateway.ledger import Ledger
@@ -30,7 +31,7 @@ class Desk:
         self.secrets = Secrets(settings.state_dir)
         self.table = TableFile(settings.state_dir)
         self.fleet = Fleet(self.secrets, self.wake_held)
-        self.sessions: dict[Session, asyncio.Transport | None] = {}
+        self.sessions: dict[Session, ClientConnection] = {}
         self.held: set[Session] = set()
         self.is_draining = False
         self.ledger = Ledger(settings.ledger)
@@ -107,6 +108,7 @@ class Desk:
             self.metrics.loop_lag = max(0.0, loop.time() - due)
             count += 1
             self.fleet.tick()
+            self.ledger.flush()
             if count % SESSION_TICKS == 0:
                 self._look_at_sessions()
                 self._poll_table()
@@ -120,10 +122,9 @@ class Desk:
 
     def _look_at_sessions(self) -> None:
         now = time.monotonic()
-        for session, transport in list(self.sessions.items()):
+        for session, connection in list(self.sessions.items()):
             if session.tick(now, self.settings.write_deadline_s):
                 _log.warning("request %s: the client does not read; cut", session.call.id)
                 self.metrics.shed["slow_reader"] += 1
-                if transport is not None:
-                    transport.abort()
+                connection.cut()
                 session.leave()

@@ -12,10 +12,11 @@ from dsctl.gateway.session import Session
 
 
 class Ledger:
-    """Appends JSON lines, each in one write; without a path it keeps nothing."""
+    """Appends JSON lines, a tick's worth in one write; without a path it keeps nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if path else -1
+        self._lines: list[bytes] = []
 
     def write(self, session: Session, outcome: str, status: int, code: str) -> None:
         """One request ended as done, refused, aborted or failed."""
@@ -41,4 +42,10 @@ class Ledger:
             "ttft_s": round(session.first_token - session.began, 4) if session.first_token else None,
             "at": time.time(),
         }
-        os.write(self._fd, msgspec.json.encode(line) + b"\n")
+        self._lines.append(msgspec.json.encode(line))
+
+    def flush(self) -> None:
+        """Write what has gathered; called every tick and at the end."""
+        if self._lines:
+            lines, self._lines = self._lines, []
+            os.write(self._fd, b"\n".join(lines) + b"\n")

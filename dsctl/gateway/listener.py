@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -31,6 +32,7 @@ class BoundedProtocol(HttpToolsProtocol):
     head_deadline_s = 15.0
     _head_size = 0
     _in_head = False
+    _on_gone: Callable[[], None] | None = None
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -42,11 +44,18 @@ class BoundedProtocol(HttpToolsProtocol):
         """The client left."""
         self._drop_timer()
         super().connection_lost(exc)
+        if self._on_gone is not None:
+            self._on_gone()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came; a head that is not whole yet has a deadline."""
         super().data_received(data)
-        if self._in_head and self._head_timer is None:
+        if not self._in_head:
+            return
+        self._head_size += len(data)
+        if self._head_size > MAX_HEAD:
+            self.cut()
+        elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_deadline_s, self._too_slow)
 
     def on_message_begin(self) -> None:
@@ -54,28 +63,25 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._head_size = 0
-        self.scope["extensions"] = {"dsctl.transport": self.transport}  # type: ignore[typeddict-item]
-
-    def on_url(self, url: bytes) -> None:
-        """Parser: a piece of the target."""
-        super().on_url(url)
-        self._measure(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Parser: one header."""
-        super().on_header(name, value)
-        self._measure(len(name) + len(value))
+        self.scope["extensions"] = {"dsctl.connection": self}  # type: ignore[typeddict-item]
 
     def on_headers_complete(self) -> None:
         """Parser: the head is whole."""
         self._in_head = False
         self._drop_timer()
-        if not self.transport.is_closing():
-            super().on_headers_complete()
+        super().on_headers_complete()
 
-    def _measure(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > MAX_HEAD and not self.transport.is_closing():
+    def watch(self, on_gone: Callable[[], None] | None) -> None:
+        """Call back at once when the client closes; reading goes on so that this is noticed."""
+        self._on_gone = on_gone
+        if on_gone is not None:
+            self.flow.resume_reading()
+            if self.transport.is_closing():
+                on_gone()
+
+    def cut(self) -> None:
+        """Close without waiting for what is unsent."""
+        if not self.transport.is_closing():
             self.transport.abort()
 
     def _too_slow(self) -> None:
@@ -152,15 +158,20 @@ async def serve(settings: Settings, listening: socket.socket, on_ready: Callable
         log_config=None,
         access_log=False,
         server_header=False,
+        date_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.shutdown_s) + GRACE_S,
         backlog=2048,
     )
     desk.load()
+    # What was made so far stays; what requests make dies young. The collector need not look at either often.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     clock = asyncio.create_task(desk.run())
     try:
         await Listener(config, desk, on_ready).serve(sockets=[listening])
     finally:
         clock.cancel()
+        desk.ledger.flush()
         await desk.fleet.close()

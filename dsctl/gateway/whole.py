@@ -9,6 +9,8 @@ import msgspec
 from dsctl.gateway.events import UsageLine
 
 OBJECTS = {"chat": "chat.completion", "completions": "text_completion", "inference": "inference"}
+_JOINED = frozenset({"text", "content", "reasoning_content", "reasoning"})
+_REPEATED = frozenset({"prompt_token_ids", "prompt_logprobs"})  # the same in every chunk that has them
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -72,21 +74,16 @@ def _inference(choices: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _join(into: dict[str, Any], more: dict[str, Any]) -> None:
+    """Add a chunk's choice to what there is; `more` may become part of it."""
     for key, value in more.items():
         had = into.get(key)
-        if value is None:
-            into.setdefault(key, None)
+        if had is None:
+            into[key] = value
+        elif isinstance(value, str):
+            into[key] = had + value if key in _JOINED else value
         elif isinstance(value, dict):
-            if not isinstance(had, dict):
-                had = into[key] = {}
-            _join(cast("dict[str, Any]", had), cast("dict[str, Any]", value))
-        elif isinstance(had, list) and isinstance(value, list) and key not in ("prompt_token_ids", "prompt_logprobs"):
+            _join(had, cast("dict[str, Any]", value))
+        elif isinstance(value, list) and key not in _REPEATED:
             cast("list[Any]", had).extend(cast("list[Any]", value))
-        elif (
-            isinstance(had, str)
-            and isinstance(value, str)
-            and key in ("text", "content", "reasoning_content", "reasoning")
-        ):
-            into[key] = had + value
-        else:
+        elif value is not None:
             into[key] = value

@@ -43,6 +43,7 @@ def test_hang_with_http_alive_is_noticed(rig: Rig) -> None:
     rig.fault("r1", "hang")
     ask_until_moved(rig)
     assert next(row for row in rig.status()["replicas"] if row["name"] == "r1")["deaths"] >= 1
+    rig.replicas["r1"].end()  # begin the next test with a new one
 
 
 @pytest.mark.parametrize("kind", ["truncate", "malformed", "eof", "bigline", "mute"])

@@ -44,8 +44,12 @@ def test_leaving_stops_the_engine(tmp_path: Path) -> None:
             client.close()
             until("the engine freed it", lambda n=number: [x.outcome for x in engine_lines(rig)].count("aborted") == n)
             until("nothing is in flight", lambda: rig.status()["inflight"] == 0)
-        outcomes = [json.loads(line)["outcome"] for line in (tmp_path / "gateway.jsonl").read_text().splitlines()]
-        assert outcomes == ["aborted", "aborted"]
+
+        def outcomes() -> list[str]:
+            lines = (tmp_path / "gateway.jsonl").read_text().splitlines()
+            return [json.loads(line)["outcome"] for line in lines]
+
+        until("both are written down", lambda: outcomes() == ["aborted", "aborted"])
 
 
 def test_slow_reader_is_bounded_and_cut(tmp_path: Path) -> None:
