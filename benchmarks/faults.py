@@ -176,7 +176,14 @@ def _settled_findings(rig: Rig, result: Result, expected: dict[str, Expected]) -
 
     def findings() -> list[str]:
         living = {program.pid for program in rig.replicas.values() if program.is_running}
-        return check(result.records, expected, rig.folder / "gateway.jsonl", rig.folder / "engine.jsonl", living)
+        return check(
+            result.records,
+            expected,
+            rig.folder / "gateway.jsonl",
+            rig.folder / "engine.jsonl",
+            living,
+            is_real=rig.is_real,
+        )
 
     with contextlib.suppress(TimeoutError):
         until("the ledgers agree", lambda: not findings(), SETTLE_S * 5)

@@ -242,9 +242,8 @@ async def _passthrough(pid: int, url: str, title: str, options: Options) -> None
         return
     for stream in (False, True):
         cost, rate = await per_request(pid, pool, options.requests, stream=stream)
-        print(
-            f"  per request, {'stream' if stream else 'whole '}    {cost:6.1f} µs CPU   ({rate:.0f} requests/s, 8 at a time)"
-        )
+        kind = "stream" if stream else "whole "
+        print(f"  per request, {kind}    {cost:6.1f} µs CPU   ({rate:.0f} requests/s, 8 at a time)")
 
 
 def main() -> None:

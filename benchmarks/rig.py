@@ -119,6 +119,7 @@ class Rig:
     ) -> None:
         self.folder = folder
         self.generation = 0
+        self.is_real = replica_module != "dsctl.oracle"
         self.states: dict[str, str] = {}
         self.urls: dict[str, str] = {}
         self.replicas: dict[str, Program] = {}
@@ -129,8 +130,7 @@ class Rig:
             port = free_port()
             arguments = ["-m", replica_module, "--name", name, "--port", str(port), *(replica_options or [])]
             arguments += ["--token-file", str(folder / "replica.token")]
-            if replica_module == "dsctl.oracle":
-                arguments += ["--ledger", str(folder / "engine.jsonl")]
+            arguments += ["--ledger", str(folder / "engine.jsonl")]
             self.replicas[name] = Program(name, arguments, folder)
             self.urls[name] = f"http://127.0.0.1:{port}"
             self.states[name] = "active"

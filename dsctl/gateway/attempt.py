@@ -235,6 +235,9 @@ class Attempt:
         return True
 
     def _error(self, failure: FailureLine) -> None:
+        if failure.retryable and failure.status in (429, 503):
+            self.end(Ending("busy", failure.message, failure.status, retry_after=1))
+            return
         kind: Kind = "broken" if failure.retryable else "failed"
         self.end(Ending(kind, failure.message, failure.status, failure=failure, blame=failure.retryable))
 

@@ -14,7 +14,7 @@ from engine.spec.attempt import GENERATE_PATH
 
 ROUTES = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/inference": "inference"}
 PREFIXES = {"chat": "chatcmpl", "completions": "cmpl", "inference": "inf"}
-MAX_CHOICES = 128
+MAX_COUNTED = 128  # choices counted for placement
 DEFAULT_TOKENS = 256  # assumed length of an answer whose client named none, for placement only
 SEED_BITS = 53  # survives every JSON reader
 
@@ -35,7 +35,7 @@ class Call:
     """A parsed request."""
 
     __slots__ = (
-        "body", "choices", "cost", "created", "deadline", "gate", "id", "key", "request_id", "route", "seed", "streams",
+        "body", "cost", "created", "deadline", "gate", "id", "key", "request_id", "route", "seed", "streams",
     )  # fmt: skip
 
     def __init__(self, route: str, body: bytes, key: str, request_id: str) -> None:
@@ -52,10 +52,10 @@ class Call:
         self.created = int(time.time())
         self.seed = random.getrandbits(SEED_BITS)
         self.streams = peek.stream is True
-        self.choices = peek.n if isinstance(peek.n, int) and 1 <= peek.n <= MAX_CHOICES else 1
         self.gate = ""  # the only replica that may serve it
         self.deadline = 0.0  # monotonic; 0: none
-        self.cost = len(body) // 4 + self.choices * _length(peek)
+        choices = peek.n if isinstance(peek.n, int) and 1 <= peek.n <= MAX_COUNTED else 1
+        self.cost = len(body) // 4 + choices * _length(peek)
 
     def request(self, host: str, token: str, attempt: int, resume: bytes | None) -> bytes:
         """The bytes of POST /internal/v1/generate: the client's body goes into the envelope verbatim."""

@@ -63,14 +63,20 @@ decode_meta = msgspec.json.Decoder(MetaLine).decode
 decode_progress = msgspec.json.Decoder(ProgressLine).decode
 
 
+MAX_CHOICES = 1024  # prompts × n of one request; a replica that speaks of more is not believed
+
+
 class History:
-    """What the client has (or is about to have) of a request: what a continuation must carry."""
+    """What the client has (or is about to have) of a request: what a continuation must carry.
+
+    How many choices there are is the replica's business (prompts × n), so a choice exists once it is heard of.
+    """
 
     __slots__ = ("cached", "finished", "ids", "tokens")
 
-    def __init__(self, choices: int) -> None:
-        self.ids: list[list[int]] = [[] for _ in range(choices)]
-        self.finished: list[str | None] = [None] * choices
+    def __init__(self) -> None:
+        self.ids: list[list[int]] = []
+        self.finished: list[str | None] = []
         self.cached: int | None = None
         self.tokens = 0
 
@@ -80,12 +86,18 @@ class History:
         return self.tokens > 0 or any(self.finished)
 
     def accepts(self, meta: MetaLine) -> bool:
-        """False when an event cannot be true: its choice does not exist or has ended."""
-        return 0 <= meta.c < len(self.ids) and self.finished[meta.c] is None
+        """False when an event cannot be true: its choice cannot exist or has ended."""
+        choice = meta.c
+        if choice >= len(self.ids):
+            return choice < MAX_CHOICES
+        return choice >= 0 and self.finished[choice] is None
 
     def add(self, meta: MetaLine) -> None:
         """Take one event's ids; it must be acceptable."""
         choice = meta.c
+        while choice >= len(self.ids):
+            self.ids.append([])
+            self.finished.append(None)
         self.ids[choice].extend(meta.t)
         self.tokens += len(meta.t)
         if meta.f is not None:

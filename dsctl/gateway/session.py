@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 QUIET_HEAD_TICKS = int(QUIET_HEAD_S / (TICK_S * SESSION_TICKS))
 QUIET_STREAM_TICKS = int(QUIET_STREAM_S / (TICK_S * SESSION_TICKS))
+DEADLINE_GRACE_S = 1.0
 PAUSE_BETWEEN_S = 0.1  # before replicas that failed this request are tried again
 
 
@@ -37,7 +38,7 @@ class Session:
     def __init__(self, desk: Desk, call: Call, sink: StreamSink | WholeSink) -> None:
         self.call = call
         self.sink = sink
-        self.history = History(call.choices)
+        self.history = History()
         self.attempts: list[tuple[str, str]] = []  # (replica, how it ended), for the ledger
         self.continuations: list[str] = []  # "exact" or "valid"
         self.usage: UsageLine | None = None
@@ -98,7 +99,9 @@ class Session:
         call, sink, attempt = self.call, self.sink, self._attempt
         if sink.writing_since and now - sink.writing_since > write_deadline_s:
             return True
-        if call.deadline and now > call.deadline and self.stop_cause is None:
+        # A running request's deadline is its replica's first: what there is by then is the answer.
+        grace = 0.0 if self.is_held else DEADLINE_GRACE_S
+        if call.deadline and now > call.deadline + grace and self.stop_cause is None:
             self.stop(RefusedError(503, "deadline_exceeded", "the request's deadline has passed", retry_after=1))
         if call.streams and not sink.writing_since and now - sink.last_write > HEARTBEAT_S:
             self.heartbeat_due = True

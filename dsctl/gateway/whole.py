@@ -11,6 +11,7 @@ from dsctl.gateway.events import UsageLine
 OBJECTS = {"chat": "chat.completion", "completions": "text_completion", "inference": "inference"}
 _JOINED = frozenset({"text", "content", "reasoning_content", "reasoning"})
 _REPEATED = frozenset({"prompt_token_ids", "prompt_logprobs"})  # the same in every chunk that has them
+_MESSAGE = {"role": "assistant", "content": "", "reasoning_content": None, "reasoning": None}
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -60,7 +61,7 @@ class Whole:
             choice.setdefault("logprobs", None)
             if self._route == "chat":
                 message = choice.pop("delta", {})
-                choice["message"] = {"role": "assistant", "content": "", **message}
+                choice["message"] = {**_MESSAGE, **message}
             else:
                 choice.setdefault("text", "")
         return {**answer, "choices": choices, "usage": usage_object(usage)}
