@@ -41,6 +41,11 @@ def _object(value: Mapping[str, Any]) -> None:
     result(jsonlib.dumps({"schema_version": SCHEMA_VERSION, **value}, ensure_ascii=False, indent=2))
 
 
+def json(value: Mapping[str, Any]) -> None:
+    """The answer as one object with its schema version, for verbs whose result needs no other form."""
+    _object(value)
+
+
 def error(problem: DsctlError) -> None:
     """What, where, why, and what to do next; on stderr."""
     first, *rest = problem.lines()
