@@ -1,0 +1,93 @@
+"""`dsctl doctor`: what is wrong, why, and what fixes it; `explain` and `rules` show the catalogue."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from dsctl.cli.options import Json
+
+MANY = ("--logs", "--only", "--config")
+
+
+class ManyValues(TyperGroup):
+    """Lets `--logs a.log b.log` mean `--logs a.log --logs b.log`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Repeats the option before each of its further values."""
+        return super().parse_args(ctx, spread(args))  # pyright: ignore[reportArgumentType]
+
+
+def spread(args: list[str]) -> list[str]:
+    """`args` with an option of many values repeated before each value. `-` is a value (standard input)."""
+    result: list[str] = []
+    option, values = "", 0
+    for word in args:
+        if option and values == 0:
+            values += 1
+        elif word in MANY:
+            option, values = word, 0
+        elif option in ("--logs", "--only") and (not word.startswith("-") or word == "-"):
+            result.append(option)
+        else:
+            option = ""
+        result.append(word)
+    return result
+
+
+group = typer.Typer(
+    name="doctor", cls=ManyValues, rich_markup_mode=None, invoke_without_command=True,
+    help="Say what is wrong, why, and which value fixes it: from logs (--logs) or on this machine.",
+)  # fmt: skip
+
+
+@group.callback()
+def doctor(
+    ctx: typer.Context,
+    logs: Annotated[list[str] | None, typer.Option("--logs", metavar="FILE|DIR|-", help="Logs to read; several may follow.")] = None,
+    config: Annotated[list[str] | None, typer.Option("--config", "-c", metavar="FILE|ARGS", help="dsctl.yaml, a model's config.json, or the engine's options in quotes.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Look at this machine too when logs are given.")] = False,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="RULE", help="Judge only these rules.")] = None,
+    fail_on: Annotated[str, typer.Option("--fail-on", metavar="SEVERITY", help="Exit 1 from this severity on.")] = "critical",
+    threshold: Annotated[str, typer.Option("--threshold", metavar="SEVERITY", help="Show from this severity on.")] = "warning",
+    allow_incomplete: Annotated[bool, typer.Option("--allow-incomplete", help="Exit 0 though a probe gave no answer.")] = False,
+    json: Json = False,
+) -> None:
+    """Diagnose logs or this machine."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from dsctl.cli import diagnosis
+    from dsctl.flows.diagnose import Wish
+
+    wish = Wish(tuple(logs or ()), tuple(config or ()), tuple(only or ()), live)
+    raise typer.Exit(diagnosis.run(wish, diagnosis.Limits(fail_on, threshold, allow_incomplete), json=json))
+
+
+@group.command()
+def explain(rule: str, json: Json = False) -> None:
+    """Show one rule: what it means, its fix and how to verify it."""
+    from dsctl.cli import show
+    from dsctl.doctor import report
+    from dsctl.flows import diagnose
+
+    found = diagnose.rule_named(rule)
+    if json:
+        show.json(report.rule_json(found))
+    else:
+        show.result(report.explain(found))
+
+
+@group.command()
+def rules(json: Json = False) -> None:
+    """List every rule."""
+    from dsctl.cli import show
+    from dsctl.doctor import report
+    from dsctl.flows import diagnose
+
+    found = list(diagnose.selected(()).values())
+    if json:
+        show.json({"rules": [report.rule_json(rule) for rule in found]})
+    else:
+        show.result(show.columns([("RULE", "SEVERITY", "AREA", "TITLE"), *((r.id, r.severity, r.category, r.title) for r in found)]))

@@ -1,0 +1,128 @@
+"""Works out what a table entry cannot say by itself: card, rank, signal or exact value of one case."""
+
+from __future__ import annotations
+
+import re
+
+from dsctl.doctor import memorycase, xid
+from dsctl.doctor.model import Case, Match, Refine, Words
+
+SIGNALS = {
+    "-9": "SIGKILL: the kernel's memory killer, a container limit or an operator", "-11": "SIGSEGV: a crash in native code",
+    "-7": "SIGBUS: /dev/shm is full", "-6": "SIGABRT: an abort, often by NCCL's watchdog after a time-out", "-4": "SIGILL: instructions this CPU does not have",
+    "-15": "SIGTERM: someone stopped it", "137": "SIGKILL: out of memory or docker kill", "1": "an uncaught exception, see its traceback",
+}  # fmt: skip
+NOTHING = Words(rule="(none)")
+
+
+def xid_line(match: Match, _case: Case) -> Words | None:
+    """An Xid: the card, the program, and the driver's own verdict where it gives one."""
+    found = xid.LINE.search(match.hit.said.text)
+    if found is None:
+        return NOTHING
+    entry = xid.BY_NUMBER.get(int(found["xid"]))
+    bdf, rest = found["bdf"].lower(), (found["rest"] or "").strip()
+    place = bdf + (f" (MIG instance {found['gi']})" if found["gi"] else "")
+    if entry is None:
+        rule = match.rule
+        return Words(cause=rule.cause.format(bdf=place, xid=found["xid"]), verify=rule.verify.format(bdf=bdf), gpu=bdf)
+    fix, verify = match.rule.fix, match.rule.verify
+    cause = f"GPU {place} reported Xid {entry.number}: {entry.meaning}."
+    severity = None
+    if entry.number == 154 and (act := xid.RECOVERY.search(rest)):
+        if act["new"].lower() == "none":
+            return NOTHING
+        cause += f" It now asks for: {act['new']} (before: {act['old']})."
+        fix = fix.replace("{new}", act["new"]) + " Drain this host first."
+    if link := xid.NVLINK5.search(rest):
+        severity = "critical" if link["sev"] == "Fatal" else "warning"
+        cause += f" Link {link['link']}, {link['sev'].lower()}, unit {link['unit']}, sub-code {xid.sub_code(link['info'])}."
+    if program := re.search(r"pid='?(?P<pid>\d+)'?, name=(?P<name>[^,\s]+)", rest):
+        cause += f" Program: {program['name']} (pid {program['pid']})."
+    title = f"{match.rule.title} (GPU {bdf})"
+    return Words(title=title, cause=cause, fix=fix.replace("{bdf}", bdf).replace("{new}", "the action it names"), verify=verify.replace("{bdf}", bdf), gpu=bdf, severity=severity)
+
+
+def tp_heads(match: Match, _case: Case) -> Words | None:
+    """The tensor parallel sizes that divide the heads."""
+    heads = match.groups.get("heads") or match.groups.get("heads2")
+    parallel = match.groups.get("tp") or match.groups.get("tp2")
+    if not heads or not parallel or int(parallel) < 2:
+        return None
+    if not match.groups.get("heads") and not re.search(r"assert|parallel|partition|divide|Error", match.hit.said.text):
+        return NOTHING
+    fits = [n for n in range(1, int(parallel)) if int(heads) % n == 0]
+    near = fits[-1] if fits else 1
+    return Words(
+        cause=f"{heads} heads (or columns) cannot be split over {parallel} cards: {heads} / {parallel} is no whole number.",
+        fix=f"Set --tensor-parallel-size {near} (sizes that divide {heads}: {', '.join(map(str, fits))}); use the other cards with --pipeline-parallel-size or as further replicas.",
+    )
+
+
+def exit_signal(match: Match, _case: Case) -> Words | None:
+    """What an exit code means."""
+    code = match.groups.get("code") or match.groups.get("code2") or ""
+    meaning = SIGNALS.get(code)
+    return Words(cause=f"A child process ended with exit code {code} ({meaning}).") if meaning else None
+
+
+def elastic(match: Match, _case: Case) -> Words | None:
+    """torchrun's report: which rank on which host failed first, and how."""
+    window = match.hit.window
+    code = match.groups.get("code") or match.groups.get("code2") or "?"
+    host = re.search(r"host +: (?P<v>\S+)", window)
+    rank = re.search(r"rank +: (?P<v>\d+)", window)
+    if match.groups.get("code2") and not rank:  # the summary has host and rank above the exit code
+        around = "\n".join(match.hit.before[-4:])
+        host, rank = re.search(r"host +: (?P<v>\S+)", around), re.search(r"rank +: (?P<v>\d+)", around)
+    who = f"Rank {rank['v']}" if rank else f"Local rank {match.groups.get('local') or '?'}"
+    where = f" on {host['v']}" if host else ""
+    meaning = SIGNALS.get(code, "see its own output")
+    return Words(
+        cause=f"{who}{where} ended with exit code {code} ({meaning}); torchrun stopped the others.", host=host["v"] if host else "",
+        ranks=(int(rank["v"]),) if rank else (),
+    )  # fmt: skip
+
+
+def aer(match: Match, _case: Case) -> Words | None:
+    """Uncorrected PCIe errors are worse than corrected ones."""
+    kind = match.groups.get("kind", "")
+    if "Fatal" in kind and "Non-Fatal" not in kind:
+        return Words(severity="critical")
+    return None
+
+
+def shm(match: Match, _case: Case) -> Words | None:
+    """How much shared memory was asked for."""
+    asked = match.groups.get("bytes") or match.groups.get("size")
+    path = match.groups.get("path", "/dev/shm")  # noqa: S108 - the name NCCL prints
+    if not asked:
+        return None
+    return Words(cause=f"NCCL could not grow {path} to {int(asked) / (1 << 20):.1f} MiB: /dev/shm is full or has Docker's default of 64 MiB, and NCCL keeps its buffers there.")
+
+
+def shmbc(match: Match, case: Case) -> Words | None:
+    """Waiting while the engine compiles or captures is normal; only after it was ready is it a hang."""
+    source = case.sources.get(match.hit.file)
+    before = "\n".join(match.hit.before)
+    ready = "Application startup complete"
+    if source and ready in source.tail and ready not in before:
+        at = next((hit.number for hit in case.hits if hit.file == match.hit.file and ready in hit.said.text), None)
+        if at is None or match.hit.number < at:
+            return NOTHING
+    return None
+
+
+def barrier(match: Match, _case: Case) -> Words | None:
+    """The ranks that a monitored barrier names."""
+    ranks = tuple(int(n) for n in re.findall(r"\d+", match.groups.get("ranks", "")))
+    return Words(ranks=ranks, title=f"Rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} did not come to the barrier")
+
+
+BY_NAME: dict[str, Refine] = {
+    "torch_oom": memorycase.torch_oom, "bare_oom": memorycase.bare_oom, "vllm_kv": memorycase.vllm_kv, "vllm_kv_tokens": memorycase.vllm_kv_tokens,
+    "vllm_noblocks": memorycase.vllm_noblocks, "vllm_startfree": memorycase.vllm_startfree, "vllm_sampler": memorycase.vllm_sampler,
+    "sglang_start": memorycase.sglang_start, "sglang_capture": memorycase.sglang_capture, "host_alloc": memorycase.host_alloc,
+    "oomkill": memorycase.oomkill, "xid": xid_line, "tp_heads": tp_heads, "exit_signal": exit_signal, "elastic": elastic, "aer": aer,
+    "shm": shm, "shmbc": shmbc, "barrier": barrier,
+}  # fmt: skip

@@ -1,0 +1,98 @@
+"""Makes one story of an incident: effects become children of their causes, the earliest and deepest cause first."""
+
+from __future__ import annotations
+
+from dsctl.doctor.model import Finding, at_least
+
+BEFORE_S = 6 * 3600.0  # a cause may lie this long before its effect
+AFTER_S = 900.0  # clocks and time-outs: a cause may be logged this much later
+NEAR_S = 3600.0  # across hosts
+COLLECTIVE = frozenset({"NCCL-TIMEOUT", "RANK-ABSENT", "RANK-BEHIND", "NCCL-STUCK", "NCCL-FIRST-COLL", "NCCL-REMOTE", "NCCL-WD-STUCK", "GLOO-PEER", "GLOO-TIMEOUT", "TCPSTORE-DEAD", "ELASTIC-FAIL", "NCCL-UNHANDLED-SYS", "NCCL-UNHANDLED-CUDA", "NCCL-INTERNAL", "VLLM-SHMBC", "VLLM-RPC", "ENGINE-DEAD", "WORKER-DIED", "MONITORED-BARRIER", "SGL-WATCHDOG", "SGL-CHILD", "SIGKILL", "NCCL-CUDA-WARN", "NGINX-NOLIVE", "NGINX-REFUSED", "NGINX-TIMEOUT", "EXIT-137", "RDZV-TIMEOUT"})
+# advice that has nothing to do with why a program stopped
+APART = frozenset({"NCCL-ENV-OLD", "ALLOC-CONF-OLD", "REQ-TOO-LONG", "VLLM-TOOLS", "NGINX-BODY", "CPU-THERMAL", "SELINUX", "SYNFLOOD", "INOTIFY", "RAY-SHM", "NVML-PERM"})
+
+
+def tell(findings: list[Finding]) -> list[Finding]:
+    """The roots, each with its story; worst and earliest first."""
+    _merge_cards(findings)
+    roots = [f for f in findings if f.rule.id not in {c.rule.id for g in findings for c in g.children if c is f}]
+    placed: list[Finding] = []
+    for effect in sorted(roots, key=lambda f: -f.rule.depth):
+        cause = _cause_of(effect, roots)
+        if cause is not None:
+            cause.children.append(effect)
+            placed.append(effect)
+    top = [f for f in roots if not any(f is p for p in placed)]
+    for root in top:
+        _finish(root)
+    return sorted(top, key=_order)
+
+
+def _order(finding: Finding) -> tuple[int, int, float, str]:
+    return (0 if at_least(finding.severity, "critical") else 1, finding.rule.depth, finding.first or 0.0, finding.rule.id)
+
+
+def _merge_cards(findings: list[Finding]) -> None:
+    """Several numbers of one card are one fault: the deepest stays, the others become its children."""
+    cards: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        if finding.rule.category == "gpu" and finding.gpu:
+            cards.setdefault((finding.host, finding.gpu), []).append(finding)
+    for group in cards.values():
+        if len(group) < 2:
+            continue
+        root, *rest = sorted(group, key=lambda f: (f.rule.depth, f.rule.id == "XID-154", f.first or 0.0))
+        for other in rest:
+            root.children.append(other)
+            findings[:] = [f for f in findings if f is not other]
+
+
+def _cause_of(effect: Finding, all_: list[Finding]) -> Finding | None:
+    """The best cause of an effect: less deep in the chain, near in place and time."""
+    if not effect.rule.is_symptom or effect.rule.id in APART:
+        return None
+    possible = [f for f in all_ if f is not effect and f.rule.depth < effect.rule.depth and f.rule.id not in APART and _explains(f, effect)]
+    if not possible:
+        return None
+    return min(possible, key=lambda f: _fit(f, effect))
+
+
+def _explains(cause: Finding, effect: Finding) -> bool:
+    if not at_least(cause.severity, "warning"):
+        return False
+    if cause.rule.id.startswith("NGINX") and not effect.rule.id.startswith("NGINX"):
+        return False
+    if effect.rule.id.startswith("XID") and cause.rule.id != "CUDA-ILLEGAL" and cause.rule.category != "gpu":
+        return cause.rule.depth >= 1 and cause.rule.id.startswith("OOM") and effect.rule.depth == 4
+    together = bool(cause.files & effect.files) or not cause.host or not effect.host or cause.host == effect.host
+    within = _gap(cause, effect)
+    if together:
+        return within is None or -BEFORE_S <= -within <= AFTER_S
+    if effect.rule.id not in COLLECTIVE:
+        return False
+    return within is None or -NEAR_S <= -within <= AFTER_S
+
+
+def _gap(cause: Finding, effect: Finding) -> float | None:
+    """Seconds from cause to effect; None where one has no time."""
+    if cause.first is None or effect.first is None:
+        return None
+    return effect.first - cause.first
+
+
+def _fit(cause: Finding, effect: Finding) -> tuple[int, int, int, float]:
+    """Smaller is better: the ranks agree, same place, then the deeper cause, then the earlier one."""
+    ranks = bool(set(cause.ranks) & set(effect.ranks)) if cause.ranks and effect.ranks and effect.rule.id.startswith("RANK") else True
+    place = 0 if cause.host == effect.host or cause.files & effect.files else 1
+    warned = 0 if at_least(cause.severity, "critical") else 1
+    return (warned, 0 if ranks else 1, place * 4 + cause.rule.depth, cause.first or 0.0)
+
+
+def _finish(root: Finding) -> None:
+    """Orders the children and lets the root say which ranks it took along."""
+    root.children.sort(key=lambda f: (f.rule.depth, f.first or 0.0, f.rule.id))
+    for child in list(root.children):
+        _finish(child)
+        if child.rule.id in ("RANK-ABSENT", "RANK-BEHIND") and "Consequence" not in root.cause:
+            root.cause += f" Consequence: {child.cause}"
+            root.ranks = root.ranks or child.ranks

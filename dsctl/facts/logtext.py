@@ -1,0 +1,113 @@
+"""One line of a log without its wrapping: colours and prefixes off, and who said it (host, rank) and when."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]{0,200}\x07|\r")
+MONTHS = {name: n for n, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+
+# Wrappings that programs put in front of a line, outermost first; a group `host` or `rank` says who speaks.
+WRAPPINGS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(?:Z|[+-]\d\d:\d\d) (?:stdout|stderr) [FP] ",  # container runtime
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)? (?P<host>[\w][\w.-]*) [\w./@-]+(?:\[\d+\])?: ",
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(?:Z|[+-]\d\d:\d\d) ",  # docker logs -t
+        r"[A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d (?P<host>[\w][\w.-]*) [\w./@-]+(?:\[\d+\])?: ",  # syslog
+        r"\[pod/[\w.-]+/[\w.-]+\] ",
+        r"[\w.-]{1,60}?-\d+ {1,8}\| ",  # compose
+        r"\[(?:default)(?P<local>\d{1,4})\]:\s?",
+        r"\[rank(?P<rank>\d{1,5})\]:\s?",
+        r"\[\d{1,3},(?P<mpirank>\d{1,5})\]<std(?:err|out)>:\s?",
+        r"\((?:Vllm)?Worker(?:Wrapper|Proc)? rank=(?P<wrank>\d{1,5}) pid=\d+\) ",
+        r"\((?:Vllm)?Worker_(?:DP\d+_)?(?:PP\d+_)?TP(?P<tprank>\d{1,5})[\w]* pid=\d+\) ",
+        r"\((?:RayWorkerWrapper|RayWorkerProc|Ray\w*|[\w.]+) pid=\d+(?:, ip=(?P<ip>[\d.a-fA-F:]+))?\) ",
+        r"\[ ?\d{1,9}\.\d{6}\] ",  # kernel, seconds since boot
+        r"\[[A-Z][a-z]{2} [A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d \d{4}\] ",  # dmesg -T
+        r"kern {0,2}:\w+ {0,4}: ",
+    )
+)
+SGLANG_RANK = re.compile(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: DP\d+)?(?: TP(?P<rank>\d{1,4}))?(?: EP\d+)?(?: PP\d+)?\]")
+NCCL_PREFIX = re.compile(
+    r"(?:\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] )?(?P<host>[A-Za-z0-9][\w.-]{0,80}):(?P<pid>\d+):(?P<tid>\d+) \[(?P<dev>-?\d+)\] "
+)
+RANK_WORDS = re.compile(r"\[Rank (\d{1,5})\]|\[PG [^\]]{0,80}Rank (\d{1,5})\]|\[rank(\d{1,5})\]|^RANK (\d{1,5})\b")
+
+_STAMPS = (
+    re.compile(r"(?P<y>\d{4})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ](?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d(?:[.,]\d{1,6})?)"),
+    re.compile(r"(?P<mon>Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) {1,2}(?P<d>\d{1,2}) (?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d)"),
+    re.compile(r"\b[EWIF](?P<mo>\d{1,2})(?P<d>\d\d) (?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d(?:\.\d{1,6})?)"),
+    re.compile(r"\b(?:INFO|WARNING|ERROR|DEBUG|CRITICAL) (?P<mo>\d\d)-(?P<d>\d\d) (?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d)"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A line without its wrapping. `stamp` is in seconds since the start of a year (years are often not written)."""
+
+    text: str
+    shown: str  # the line as a person would quote it
+    host: str = ""
+    rank: int | None = None
+    stamp: float | None = None
+
+
+def plain(raw: str) -> str:
+    """`raw` without colours, carriage returns and the JSON envelope of Docker's log files."""
+    text = ANSI.sub("", raw) if "\x1b" in raw or "\r" in raw else raw
+    text = text.rstrip("\n")
+    if text.startswith('{"log":"'):
+        try:
+            envelope = json.loads(text)
+        except ValueError:
+            return text
+        inner = envelope.get("log", "") if isinstance(envelope, dict) else ""
+        return ANSI.sub("", str(inner)).rstrip("\n")
+    return text
+
+
+def read(raw: str) -> Spoken:
+    """What one line says. Total: any text gives an answer."""
+    shown = plain(raw)
+    text, host, rank = shown, "", None
+    for _ in range(6):
+        for wrapping in WRAPPINGS:
+            if found := wrapping.match(text):
+                said = found.groupdict()
+                host = said.get("host") or said.get("ip") or host
+                number = next((said[k] for k in ("rank", "mpirank", "wrank", "tprank") if said.get(k)), None)
+                rank = int(number) if number is not None else rank
+                text = text[found.end() :]
+                break
+        else:
+            break
+    if found := NCCL_PREFIX.match(text):
+        host = found["host"] or host
+    if rank is None:
+        rank = _rank_in(text)
+    return Spoken(text, shown, host, rank, stamp(raw[:400]))
+
+
+def _rank_in(text: str) -> int | None:
+    head = text[:240]
+    if found := SGLANG_RANK.match(head):
+        return int(found["rank"]) if found["rank"] else None
+    if found := RANK_WORDS.search(head):
+        return int(next(g for g in found.groups() if g))
+    return None
+
+
+def stamp(text: str) -> float | None:
+    """Seconds since the start of the year in the first timestamp of `text`; None without one."""
+    for pattern in _STAMPS:
+        if found := pattern.search(text):
+            said = found.groupdict()
+            month = MONTHS[said["mon"]] if said.get("mon") else int(said["mo"])
+            day, hour, minute = int(said["d"]), int(said["h"]), int(said["m"])
+            if 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60:
+                second = float(said["s"].replace(",", "."))
+                return ((month - 1) * 31 + day - 1) * 86400 + hour * 3600 + minute * 60 + second
+    return None

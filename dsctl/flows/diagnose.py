@@ -1,0 +1,180 @@
+"""`dsctl doctor`: read what there is, judge every rule, tell one story per incident."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from dsctl.base.errors import UsageError
+from dsctl.doctor import context, judge, ranks, serving, stories
+from dsctl.doctor.model import SEVERITIES, Case, Finding, Rule, Severity, at_least
+from dsctl.doctor.report import Diagnosis
+from dsctl.doctor.rules import catalogue
+from dsctl.facts.logscan import Scan, Scanner, scan
+from dsctl.reach import logfiles
+
+Told = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What to look at. Without logs this machine is looked at."""
+
+    logs: tuple[str, ...] = ()
+    config: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    live: bool = False
+
+
+def severity(text: str, option: str) -> Severity:
+    """A severity by name; UsageError with the names otherwise."""
+    if text not in SEVERITIES:
+        raise UsageError(f"{option} {text}: choose {', '.join(SEVERITIES)}", hint=f"{option} critical")
+    return text
+
+
+def selected(only: tuple[str, ...]) -> dict[str, Rule]:
+    """The rules to judge; UsageError with the nearest name for one that does not exist."""
+    rules = catalogue()
+    wanted = [name.strip().upper() for text in only for name in text.split(",") if name.strip()]
+    for name in wanted:
+        rule_named(name)
+    return {key: rules[key] for key in rules if not wanted or key in wanted}
+
+
+def rule_named(name: str) -> Rule:
+    """A rule by its id, in any case of letters."""
+    rules = catalogue()
+    if found := rules.get(name.upper()):
+        return found
+    near = get_close_matches(name.upper(), rules, n=3, cutoff=0.5)
+    raise UsageError(f"there is no rule {name}", hint=f"dsctl doctor explain {near[0]}" if near else "dsctl doctor rules")
+
+
+def diagnose(wish: Wish, told: Told | None = None) -> Diagnosis:
+    """Reads, judges and tells. UsageError for a log or a configuration that cannot be read."""
+    rules = selected(wish.only)
+    scans, passed, unanswered = _read_logs(wish, told)
+    case = context.build(scans)
+    _configure(case, wish.config)
+    looked = [f"{s.file} ({s.lines} lines)" for s in scans]
+    if not wish.logs:
+        case.missing |= dict.fromkeys(("app log", "kernel log", "container log", "nginx log", "fabric manager log"), "no log was given (--logs FILE)")
+    if wish.live or not wish.logs:
+        looked += _look_live(case)
+    else:
+        _not_live(case, rules)
+    found = _judge(case, rules)
+    fired = {f.rule.id for root in found for f in _flat(root)}
+    return Diagnosis(found, judge.verdicts(case, fired, rules.values()), looked, passed, unanswered)
+
+
+def _flat(finding: Finding) -> list[Finding]:
+    return [finding, *(f for child in finding.children for f in _flat(child))]
+
+
+def _judge(case: Case, rules: dict[str, Rule]) -> list[Finding]:
+    """All rules are judged, so that causes are known; then what was not asked for is left out."""
+    found = judge.findings(case, judge.matches(case, catalogue().values()))
+    found += ranks.analyse(case)
+    told = stories.tell(found)
+    if len(rules) == len(catalogue()):
+        return told
+    return [f for root in told for f in _flat(root) if f.rule.id in rules]
+
+
+def exit_is_failure(diagnosis: Diagnosis, fail_on: Severity) -> bool:
+    """True when a finding is at or above `fail_on`."""
+    worst = diagnosis.worst()
+    return worst is not None and at_least(worst, fail_on)
+
+
+def total_bytes(wish: Wish) -> int:
+    """The size of the logs, for a progress bar."""
+    return sum(file.size for file in logfiles.expand(list(wish.logs))[0])
+
+
+def _read_logs(wish: Wish, told: Told | None) -> tuple[list[Scan], list[tuple[str, str]], list[tuple[str, str]]]:
+    if not wish.logs:
+        return [], [], []
+    files, passed = logfiles.expand(list(wish.logs))
+    scanner = Scanner(judge.literals())
+    tail = max(1 << 16, min(1 << 20, (64 << 20) // max(1, len(files))))
+    scans: list[Scan] = []
+    unanswered: list[tuple[str, str]] = []
+    for file in files:
+        try:
+            scans.append(scan(file.shown, logfiles.blocks(file), scanner, tail_bytes=tail, told=told))
+        except (OSError, EOFError) as problem:
+            unanswered.append((file.shown, f"could not be read: {problem}"))
+    return scans, passed, unanswered
+
+
+def _configure(case: Case, configs: tuple[str, ...]) -> None:
+    """The configuration goes before what the logs say about it."""
+    for text in configs:
+        found, shape = _one_config(text)
+        case.settings = {**case.settings, **found}
+        case.shape = shape or case.shape
+        case.origin = "--config"
+    model = Path(case.settings.get("model", "")) / "config.json"
+    if not case.shape and case.settings.get("model") and model.is_file():
+        case.shape = _one_config(str(model))[1]
+
+
+def _one_config(text: str) -> tuple[dict[str, str], dict[str, object]]:
+    """(serving options, the model's config.json) from a file or from options given in the command line."""
+    path = Path(text)
+    try:
+        is_file = len(text) < 4096 and path.is_file()
+    except (OSError, ValueError):
+        is_file = False
+    if not is_file:
+        if "-" not in text and "=" not in text:
+            raise UsageError(f"--config {text}: there is no such file, and it is not a list of engine options", hint="--config dsctl.yaml, or --config '--max-model-len 8192'")
+        return serving.from_command(text), {}
+    content = path.read_text(encoding="utf-8", errors="replace")
+    if path.suffix in (".yaml", ".yml", ".json"):
+        return _structured(content, text)
+    found = serving.from_command(content)
+    return found or serving.from_repr(content), {}
+
+
+def _structured(content: str, name: str) -> tuple[dict[str, str], dict[str, object]]:
+    import yaml
+
+    try:
+        loaded: object = yaml.safe_load(content)
+    except yaml.YAMLError as problem:
+        raise UsageError(f"--config {name}: not valid YAML or JSON", why=str(problem)) from problem
+    if not isinstance(loaded, dict):
+        raise UsageError(f"--config {name}: a mapping is expected", hint="see `dsctl config schema`")
+    if "num_hidden_layers" in loaded or "model_type" in loaded:
+        return {}, {str(k): v for k, v in loaded.items()}
+    return serving.canonical(dict(_leaves(loaded))), {}
+
+
+def _leaves(value: dict[object, object]) -> Iterator[tuple[str, object]]:
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            yield from _leaves(inner)
+        elif isinstance(inner, list):
+            yield from serving.from_command(" ".join(str(i) for i in inner)).items()
+            if str(key) in ("command", "args"):
+                continue
+        else:
+            yield str(key), inner
+
+
+def _look_live(case: Case) -> list[str]:
+    del case
+    return []
+
+
+def _not_live(case: Case, rules: dict[str, Rule]) -> None:
+    for rule in rules.values():
+        for need in rule.needs:
+            if not need.endswith(" log"):
+                case.missing.setdefault(need, "this machine was not looked at (--live)")
