@@ -30,12 +30,10 @@ def run(wish: Wish, limits: Limits, *, json: bool) -> int:
     from dsctl.doctor import report
     from dsctl.flows import diagnose
 
-    fail_on, threshold = diagnose.severity(limits.fail_on, "--fail-on"), diagnose.severity(limits.threshold, "--threshold")
+    fail_on = diagnose.severity(limits.fail_on, "--fail-on")
+    threshold = diagnose.severity(limits.threshold, "--threshold")
     found = _with_progress(wish)
-    if json:
-        show.json(report.as_json(found, threshold))
-    else:
-        show.result(report.as_text(found, threshold))
+    show.diagnosed(report.as_json(found, threshold) if json else report.as_text(found, threshold))
     if diagnose.exit_is_failure(found, fail_on):
         return Exit.FAILED
     return Exit.PARTIAL if found.unanswered and not limits.allow_incomplete else Exit.OK

@@ -152,6 +152,14 @@ def document(content: str | dict[str, object]) -> None:
     result(content if isinstance(content, str) else jsonlib.dumps(content, ensure_ascii=False, indent=2))
 
 
+def diagnosed(content: str | dict[str, Any]) -> None:
+    """A report as text, or as one object that carries its schema version."""
+    if isinstance(content, str):
+        result(content)
+    else:
+        _object(content)
+
+
 def files(texts: Mapping[str, str], *, json: bool) -> None:
     """Rendered files one after the other, each under its name."""
     if json:

@@ -29,6 +29,7 @@ _KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("app log", r"INFO|WARN|ERROR|Traceback|NCCL|torch|vllm|sglang|python|uvicorn|rank|cuda|CUDA"),
     )
 )  # fmt: skip
+KINDS = tuple(kind for kind, _ in _KINDS)
 _RANK_IN_NAME = (re.compile(r"rank[_.-]?(\d{1,5})", re.IGNORECASE), re.compile(r"(?:^|[/_.-])(?:worker|proc|tp)[_.-]?(\d{1,4})(?=\.|$|[_-])", re.IGNORECASE), re.compile(r"attempt_\d+/(\d{1,4})/std(?:err|out)"))
 _HOST_IN_NAME = re.compile(r"(?:^|[/_])(?P<h>(?=[a-z0-9-]*[a-z])(?:[a-z]+[a-z0-9]*-)*[a-z]*(?:node|gpu|host|worker|dgx|hgx|srv|server|box|rack|a100|h100|h200|h800|b200)[a-z0-9]*(?:-[a-z0-9]+)*?)(?=[./_]|-rank|$|-dmesg|-kern|-engine|-vllm)", re.IGNORECASE)
 _SYSLOG_HOST = re.compile(r"^(?:[A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+) (?P<h>[A-Za-z0-9][\w.-]*) [\w./@-]+(?:\[\d+\])?: ", re.MULTILINE)

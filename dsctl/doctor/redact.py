@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import cast
 
 SHOWN = "‹secret›"
 _NAMES = r"(?:[\w-]*(?:token(?!iz|s\b|s_)|secret|passw(?:or)?d|passwd|api[_-]?key|apikey|access[_-]?key|private[_-]?key|credentials?|auth[_-]?key|signature|webhook)[\w-]*)"
@@ -36,7 +37,7 @@ def redacted(value: object) -> object:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, list):
-        return [redacted(item) for item in value]
+        return [redacted(item) for item in cast("list[object]", value)]
     if isinstance(value, dict):
-        return {key: redacted(item) for key, item in value.items()}
+        return {key: redacted(item) for key, item in cast("dict[str, object]", value).items()}
     return value

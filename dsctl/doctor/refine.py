@@ -95,7 +95,7 @@ def aer(match: Match, _case: Case) -> Words | None:
 def shm(match: Match, _case: Case) -> Words | None:
     """How much shared memory was asked for."""
     asked = match.groups.get("bytes") or match.groups.get("size")
-    path = match.groups.get("path", "/dev/shm")  # noqa: S108 - the name NCCL prints
+    path = match.groups.get("path", "/dev/shm")
     if not asked:
         return None
     return Words(cause=f"NCCL could not grow {path} to {int(asked) / (1 << 20):.1f} MiB: /dev/shm is full or has Docker's default of 64 MiB, and NCCL keeps its buffers there.")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
 from dsctl.doctor.model import SEVERITIES, Finding, Rule, Severity, Verdict, at_least
 from dsctl.doctor.redact import redact, redacted
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +23,8 @@ class Diagnosis:
 
     def worst(self) -> Severity | None:
         """The worst severity of any finding, children included."""
-        found = [f.severity for root in self.findings for f in _all(root)]
-        return max(found, key=SEVERITIES.index) if found else None
+        found = {f.severity for root in self.findings for f in _all(root)}
+        return next((severity for severity in reversed(SEVERITIES) if severity in found), None)
 
     def counts(self) -> dict[str, int]:
         """How many rules fired, are clear, do not apply, or were not checked."""
@@ -42,9 +41,8 @@ def visible(findings: list[Finding], threshold: Severity) -> list[Finding]:
 
 
 def as_json(diagnosis: Diagnosis, threshold: Severity = "warning") -> dict[str, Any]:
-    """The JSON object, redacted. `schema_version` stands first."""
+    """The JSON object, redacted; the cli adds `schema_version`."""
     value = {
-        "schema_version": SCHEMA_VERSION,
         "findings": [_finding(f) for f in visible(diagnosis.findings, threshold)],
         "not_checked": [{"rule": v.rule, "why": v.why} for v in diagnosis.verdicts if v.outcome == "not checked"],
         "not_applicable": [{"rule": v.rule, "why": v.why} for v in diagnosis.verdicts if v.outcome == "not applicable"],
@@ -142,7 +140,7 @@ def explain(rule: Rule) -> str:
     lines += _block("why", rule.cause) + _block("fix", rule.fix) + _block("check", rule.verify)
     if rule.see:
         lines.append(f"   see: {rule.see}")
-    return "\n".join(lines)
+    return re.sub(r"\{(\w+)\}", r"<\1>", "\n".join(lines))
 
 
 def rule_json(rule: Rule) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 Shape = Mapping[str, object]
 
 _LLAMA: dict[str, object] = {"model_type": "llama"}
 
 
-def _dense(layers: int, hidden: int, heads: int, kv: int, inter: int, vocab: int, head_dim: int = 0) -> dict[str, object]:
+def _dense(layers: int, hidden: int, heads: int, kv: int, inter: int, vocab: int, head_dim: int = 0) -> dict[str, object]:  # noqa: PLR0913, PLR0917 - a shape is these numbers
     return _LLAMA | {
         "num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": kv,
         "intermediate_size": inter, "vocab_size": vocab, "head_dim": head_dim or hidden // heads,
@@ -72,7 +73,7 @@ class Memory:
 def known(model: str) -> Shape | None:
     """The shape of a well-known model by name."""
     tail = model.rstrip("/").rsplit("/", 1)[-1].lower()
-    names = [name for name in KNOWN if tail.startswith(name) or tail.startswith("meta-" + name)]
+    names = [name for name in KNOWN if tail.startswith((name, f"meta-{name}"))]
     if not names or any(word in tail for word in ("awq", "gptq", "int4", "int8", "w8a8", "w4a16", "gguf", "bnb", "4bit", "8bit", "fp8")):
         return None
     best = max(names, key=len)
@@ -94,7 +95,7 @@ def memory(shape: Shape, *, kv_bytes: float = 2.0) -> Memory | None:
         return None
     inner = shape.get("text_config")
     if isinstance(inner, dict) and "num_hidden_layers" in inner:
-        shape = inner
+        shape = cast("Shape", inner)
     layers, hidden, heads = _int(shape, "num_hidden_layers", "n_layer"), _int(shape, "hidden_size", "n_embd"), _int(shape, "num_attention_heads", "n_head")
     if not layers or not hidden or not heads:
         return None
@@ -134,8 +135,9 @@ def _parameters(shape: Shape, layers: int, hidden: int) -> int:
 
 def _width(shape: Shape) -> float:
     """Bytes of a parameter."""
-    quant = shape.get("quantization_config")
-    if isinstance(quant, dict):
+    found = shape.get("quantization_config")
+    if isinstance(found, dict):
+        quant = cast("Shape", found)
         bits = quant.get("bits") or quant.get("w_bit")
         if isinstance(bits, int) and 2 <= bits <= 8:
             return bits / 8 * 1.06

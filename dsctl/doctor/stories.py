@@ -22,10 +22,23 @@ def tell(findings: list[Finding]) -> list[Finding]:
         if cause is not None:
             cause.children.append(effect)
             placed.append(effect)
-    top = [f for f in roots if not any(f is p for p in placed)]
+    top = _merge_last_words([f for f in roots if not any(f is p for p in placed)])
     for root in top:
         _finish(root)
     return sorted(top, key=_order)
+
+
+def _merge_last_words(top: list[Finding]) -> list[Finding]:
+    """Effects without a known cause that belong together are one story under the first of them."""
+    kept: list[Finding] = []
+    for finding in sorted(top, key=lambda f: (f.rule.depth, f.first or 0.0, min((e.line for e in f.evidence), default=0))):
+        lasting = finding.rule.depth >= 4 and finding.rule.id not in APART
+        head = next((k for k in kept if lasting and k.rule.depth >= 3 and k.rule.id not in APART and _explains(k, finding)), None)
+        if head is None:
+            kept.append(finding)
+        else:
+            head.children.append(finding)
+    return kept
 
 
 def _order(finding: Finding) -> tuple[int, int, float, str]:
@@ -63,7 +76,7 @@ def _explains(cause: Finding, effect: Finding) -> bool:
     if cause.rule.id.startswith("NGINX") and not effect.rule.id.startswith("NGINX"):
         return False
     if effect.rule.id.startswith("XID") and cause.rule.id != "CUDA-ILLEGAL" and cause.rule.category != "gpu":
-        return cause.rule.depth >= 1 and cause.rule.id.startswith("OOM") and effect.rule.depth == 4
+        return cause.rule.depth >= 1 and cause.rule.id.startswith("OOM") and effect.rule.depth == 5
     together = bool(cause.files & effect.files) or not cause.host or not effect.host or cause.host == effect.host
     within = _gap(cause, effect)
     if together:

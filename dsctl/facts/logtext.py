@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from typing import cast
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]{0,200}\x07|\r")
-MONTHS = {name: n for n, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+MONTHS = {name: n for n, name in enumerate(_NAMES, 1)}
 
 # Wrappings that programs put in front of a line, outermost first; a group `host` or `rank` says who speaks.
 WRAPPINGS = tuple(
     re.compile(pattern)
     for pattern in (
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(?:Z|[+-]\d\d:\d\d) (?:stdout|stderr) [FP] ",  # container runtime
-        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)? (?P<host>[\w][\w.-]*) [\w./@-]+(?:\[\d+\])?: ",
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)? "
+        r"(?P<host>[\w][\w.-]*) [\w./@-]+(?:\[\d+\])?: ",
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(?:Z|[+-]\d\d:\d\d) ",  # docker logs -t
         r"[A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d (?P<host>[\w][\w.-]*) [\w./@-]+(?:\[\d+\])?: ",  # syslog
         r"\[pod/[\w.-]+/[\w.-]+\] ",
@@ -30,15 +33,20 @@ WRAPPINGS = tuple(
         r"kern {0,2}:\w+ {0,4}: ",
     )
 )
-SGLANG_RANK = re.compile(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: DP\d+)?(?: TP(?P<rank>\d{1,4}))?(?: EP\d+)?(?: PP\d+)?\]")
+SGLANG_RANK = re.compile(
+    r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: DP\d+)?(?: TP(?P<rank>\d{1,4}))?(?: EP\d+)?(?: PP\d+)?\]"
+)
 NCCL_PREFIX = re.compile(
-    r"(?:\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] )?(?P<host>[A-Za-z0-9][\w.-]{0,80}):(?P<pid>\d+):(?P<tid>\d+) \[(?P<dev>-?\d+)\] "
+    r"(?:\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] )?"
+    r"(?P<host>[A-Za-z0-9][\w.-]{0,80}):(?P<pid>\d+):(?P<tid>\d+) \[(?P<dev>-?\d+)\] "
 )
 RANK_WORDS = re.compile(r"\[Rank (\d{1,5})\]|\[PG [^\]]{0,80}Rank (\d{1,5})\]|\[rank(\d{1,5})\]|^RANK (\d{1,5})\b")
 
 _STAMPS = (
     re.compile(r"(?P<y>\d{4})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ](?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d(?:[.,]\d{1,6})?)"),
-    re.compile(r"(?P<mon>Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) {1,2}(?P<d>\d{1,2}) (?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d)"),
+    re.compile(
+        rf"(?P<mon>{'|'.join(_NAMES)})" r" {1,2}(?P<d>\d{1,2}) (?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d)"
+    ),
     re.compile(r"\b[EWIF](?P<mo>\d{1,2})(?P<d>\d\d) (?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d(?:\.\d{1,6})?)"),
     re.compile(r"\b(?:INFO|WARNING|ERROR|DEBUG|CRITICAL) (?P<mo>\d\d)-(?P<d>\d\d) (?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d)"),
 )
@@ -61,11 +69,11 @@ def plain(raw: str) -> str:
     text = text.rstrip("\n")
     if text.startswith('{"log":"'):
         try:
-            envelope = json.loads(text)
+            envelope: object = json.loads(text)
         except ValueError:
             return text
-        inner = envelope.get("log", "") if isinstance(envelope, dict) else ""
-        return ANSI.sub("", str(inner)).rstrip("\n")
+        inner = str(cast("dict[str, object]", envelope).get("log", "")) if isinstance(envelope, dict) else ""
+        return ANSI.sub("", inner).rstrip("\n")
     return text
 
 

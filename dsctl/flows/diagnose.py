@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import cast
 
 from dsctl.base.errors import UsageError
 from dsctl.doctor import context, judge, ranks, serving, stories
@@ -50,7 +51,8 @@ def rule_named(name: str) -> Rule:
     if found := rules.get(name.upper()):
         return found
     near = get_close_matches(name.upper(), rules, n=3, cutoff=0.5)
-    raise UsageError(f"there is no rule {name}", hint=f"dsctl doctor explain {near[0]}" if near else "dsctl doctor rules")
+    hint = f"dsctl doctor explain {near[0]}" if near else "dsctl doctor rules"
+    raise UsageError(f"there is no rule {name}", hint=hint)
 
 
 def diagnose(wish: Wish, told: Told | None = None) -> Diagnosis:
@@ -61,7 +63,7 @@ def diagnose(wish: Wish, told: Told | None = None) -> Diagnosis:
     _configure(case, wish.config)
     looked = [f"{s.file} ({s.lines} lines)" for s in scans]
     if not wish.logs:
-        case.missing |= dict.fromkeys(("app log", "kernel log", "container log", "nginx log", "fabric manager log"), "no log was given (--logs FILE)")
+        case.missing |= dict.fromkeys(context.KINDS, "no log was given (--logs FILE)")
     if wish.live or not wish.logs:
         looked += _look_live(case)
     else:
@@ -107,7 +109,7 @@ def _read_logs(wish: Wish, told: Told | None) -> tuple[list[Scan], list[tuple[st
     for file in files:
         try:
             scans.append(scan(file.shown, logfiles.blocks(file), scanner, tail_bytes=tail, told=told))
-        except (OSError, EOFError) as problem:
+        except OSError as problem:
             unanswered.append((file.shown, f"could not be read: {problem}"))
     return scans, passed, unanswered
 
@@ -133,7 +135,10 @@ def _one_config(text: str) -> tuple[dict[str, str], dict[str, object]]:
         is_file = False
     if not is_file:
         if "-" not in text and "=" not in text:
-            raise UsageError(f"--config {text}: there is no such file, and it is not a list of engine options", hint="--config dsctl.yaml, or --config '--max-model-len 8192'")
+            raise UsageError(
+                f"--config {text}: there is no such file, and it is not a list of engine options",
+                hint="--config dsctl.yaml, or --config '--max-model-len 8192'",
+            )
         return serving.from_command(text), {}
     content = path.read_text(encoding="utf-8", errors="replace")
     if path.suffix in (".yaml", ".yml", ".json"):
@@ -151,19 +156,19 @@ def _structured(content: str, name: str) -> tuple[dict[str, str], dict[str, obje
         raise UsageError(f"--config {name}: not valid YAML or JSON", why=str(problem)) from problem
     if not isinstance(loaded, dict):
         raise UsageError(f"--config {name}: a mapping is expected", hint="see `dsctl config schema`")
-    if "num_hidden_layers" in loaded or "model_type" in loaded:
-        return {}, {str(k): v for k, v in loaded.items()}
-    return serving.canonical(dict(_leaves(loaded))), {}
+    table = cast("dict[str, object]", loaded)
+    if "num_hidden_layers" in table or "model_type" in table:
+        return {}, table
+    return serving.canonical(dict(_leaves(table))), {}
 
 
-def _leaves(value: dict[object, object]) -> Iterator[tuple[str, object]]:
+def _leaves(value: dict[str, object]) -> Iterator[tuple[str, object]]:
+    """Every setting at any depth; lists (a container's `command`) are read as command lines."""
     for key, inner in value.items():
         if isinstance(inner, dict):
-            yield from _leaves(inner)
+            yield from _leaves(cast("dict[str, object]", inner))
         elif isinstance(inner, list):
-            yield from serving.from_command(" ".join(str(i) for i in inner)).items()
-            if str(key) in ("command", "args"):
-                continue
+            yield from serving.from_command(" ".join(str(word) for word in cast("list[object]", inner))).items()
         else:
             yield str(key), inner
 

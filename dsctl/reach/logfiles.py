@@ -12,10 +12,10 @@ from dsctl.base.errors import UsageError
 
 BLOCK = 2 << 20
 MOST_FILES = 5000
-NOT_LOGS = frozenset(
-    ".md .rst .html .py .pyc .sh .c .cc .cu .cpp .h .patch .diff .so .bin .safetensors .pt .pth .gguf .png .jpg .svg"
-    " .tar .zip .whl .ipynb .css .js".split()
-)
+NOT_LOGS = frozenset((
+    ".md", ".rst", ".html", ".py", ".pyc", ".sh", ".c", ".cc", ".cu", ".cpp", ".h", ".patch", ".diff", ".so", ".bin",
+    ".pt", ".pth", ".safetensors", ".gguf", ".png", ".jpg", ".svg", ".tar", ".zip", ".whl", ".ipynb", ".css", ".js",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,16 @@ def expand(names: list[str]) -> tuple[list[LogFile], list[tuple[str, str]]]:
 
 
 def blocks(file: LogFile) -> Iterator[bytes]:
-    """The bytes of a file in blocks; OSError and EOFError of damaged archives are left to the caller."""
-    with _opened(file) as stream:
-        while block := stream.read(BLOCK):
-            yield block
+    """The bytes of a file in blocks. OSError where it cannot be read, a damaged archive included."""
+    import lzma
+    import zlib
+
+    try:
+        with _opened(file) as stream:
+            while block := stream.read(BLOCK):
+                yield block
+    except (EOFError, zlib.error, lzma.LZMAError) as problem:
+        raise OSError(f"damaged archive: {problem}") from problem
 
 
 def _opened(file: LogFile) -> IO[bytes]:

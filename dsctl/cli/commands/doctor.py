@@ -43,16 +43,32 @@ group = typer.Typer(
 )  # fmt: skip
 
 
+Logs = Annotated[
+    list[str] | None, typer.Option("--logs", metavar="FILE|DIR|-", help="Logs to read; several may follow.")
+]
+Configs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE|ARGS", help="dsctl.yaml, a model's config.json, or engine options in quotes."
+    ),
+]
+Live = Annotated[bool, typer.Option("--live", help="Look at this machine too when logs are given.")]
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="RULE", help="Judge only these rules.")]
+FailOn = Annotated[str, typer.Option("--fail-on", metavar="SEVERITY", help="Exit 1 from this severity on.")]
+Threshold = Annotated[str, typer.Option("--threshold", metavar="SEVERITY", help="Show from this severity on.")]
+Incomplete = Annotated[bool, typer.Option("--allow-incomplete", help="Exit 0 though a probe gave no answer.")]
+
+
 @group.callback()
 def doctor(
     ctx: typer.Context,
-    logs: Annotated[list[str] | None, typer.Option("--logs", metavar="FILE|DIR|-", help="Logs to read; several may follow.")] = None,
-    config: Annotated[list[str] | None, typer.Option("--config", "-c", metavar="FILE|ARGS", help="dsctl.yaml, a model's config.json, or the engine's options in quotes.")] = None,
-    live: Annotated[bool, typer.Option("--live", help="Look at this machine too when logs are given.")] = False,
-    only: Annotated[list[str] | None, typer.Option("--only", metavar="RULE", help="Judge only these rules.")] = None,
-    fail_on: Annotated[str, typer.Option("--fail-on", metavar="SEVERITY", help="Exit 1 from this severity on.")] = "critical",
-    threshold: Annotated[str, typer.Option("--threshold", metavar="SEVERITY", help="Show from this severity on.")] = "warning",
-    allow_incomplete: Annotated[bool, typer.Option("--allow-incomplete", help="Exit 0 though a probe gave no answer.")] = False,
+    logs: Logs = None,
+    config: Configs = None,
+    live: Live = False,
+    only: Only = None,
+    fail_on: FailOn = "critical",
+    threshold: Threshold = "warning",
+    allow_incomplete: Incomplete = False,
     json: Json = False,
 ) -> None:
     """Diagnose logs or this machine."""
@@ -73,10 +89,7 @@ def explain(rule: str, json: Json = False) -> None:
     from dsctl.flows import diagnose
 
     found = diagnose.rule_named(rule)
-    if json:
-        show.json(report.rule_json(found))
-    else:
-        show.result(report.explain(found))
+    show.diagnosed(report.rule_json(found) if json else report.explain(found))
 
 
 @group.command()
@@ -87,7 +100,5 @@ def rules(json: Json = False) -> None:
     from dsctl.flows import diagnose
 
     found = list(diagnose.selected(()).values())
-    if json:
-        show.json({"rules": [report.rule_json(rule) for rule in found]})
-    else:
-        show.result(show.columns([("RULE", "SEVERITY", "AREA", "TITLE"), *((r.id, r.severity, r.category, r.title) for r in found)]))
+    rows = [("RULE", "SEVERITY", "AREA", "TITLE"), *((r.id, r.severity, r.category, r.title) for r in found)]
+    show.diagnosed({"rules": [report.rule_json(rule) for rule in found]} if json else show.columns(rows))

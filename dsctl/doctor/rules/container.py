@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dsctl.doctor.rules.entry import C, CONTAINER, KERNEL, W, log
+from dsctl.doctor.model import Rule
+from dsctl.doctor.rules.entry import CONTAINER, KERNEL, C, W, log
 
 _GPU = "`docker run --rm --gpus all IMAGE nvidia-smi` lists the cards."
 
 
-def ct(id_: str, title: str, literals: str, pattern: str, **words: str):  # noqa: ANN201 - see log
+def ct(  # noqa: PLR0913 - an entry has as many fields as the catalogue
+    id_: str, title: str, literals: str, pattern: str, *, cause: str, fix: str, verify: str, depth: int = 1, unless: str = "",
+) -> Rule:  # fmt: skip
     """A critical container rule."""
-    return log(id_, C, title, literals, pattern, needs=CONTAINER, category="container", **words)  # pyright: ignore[reportArgumentType]
+    return log(
+        id_, C, title, literals, pattern, needs=CONTAINER, category="container", cause=cause, fix=fix, verify=verify, depth=depth,
+        unless=unless,
+    )  # fmt: skip
 
 
 RULES = (
@@ -53,17 +59,17 @@ RULES = (
        cause="The old container {name} was not removed.", fix="docker rm {name} (stop it first), or use --rm or another name.", verify="The container starts."),
     ct("DOCKER-ENTRY", "The command is not in the image", "executable file not found in", r'exec: "(?P<cmd>[^"]+)": executable file not found in',
        cause="{cmd} is not in the image's PATH: arguments were put where the command belongs, or the wrong image.", fix="Check the image's entrypoint (`docker image inspect`); with an entrypoint give only arguments, or use --entrypoint.", verify="The container starts."),
-    ct("K8S-OOMKILLED", "Kubernetes: the container was killed at its memory limit", "oomkilled", r"(?:[Rr]eason:? *[=:\"]* *\"?OOMKilled|\bOOMKilled\b(?!\"?:? ?false))", depth=1, unless=r'"?OOMKilled"?: ?false',  # pyright: ignore[reportArgumentType]
+    ct("K8S-OOMKILLED", "Kubernetes: the container was killed at its memory limit", "oomkilled", r"(?:[Rr]eason:? *[=:\"]* *\"?OOMKilled|\bOOMKilled\b(?!\"?:? ?false))", depth=1, unless=r'"?OOMKilled"?: ?false',
        cause="The container reached resources.limits.memory; /dev/shm (emptyDir in memory) and page-locked buffers count too.", fix="Raise resources.limits.memory above weights + pinned buffers + shm size, or lower what is loaded at once.", verify="`kubectl describe pod` shows no OOMKilled; container_memory_working_set_bytes stays below the limit."),
     ct("K8S-GPU", "Kubernetes finds no free GPU", "insufficient nvidia.com/gpu|devices unavailable for nvidia.com/gpu", r"Insufficient nvidia\.com/gpu|requested number of devices unavailable for nvidia\.com/gpu",
        cause="No node has enough free GPUs, or the device plug-in reports fewer (unhealthy cards).", fix="`kubectl describe node | grep -A8 Allocated`: free cards, ask for fewer, or mend the device plug-in (its log) and cards marked unhealthy.", verify="The pod is scheduled."),
-    ct("K8S-PULL", "Kubernetes cannot pull the image", "imagepullbackoff|errimagepull", r"ImagePullBackOff|ErrImagePull", depth=2,  # pyright: ignore[reportArgumentType]
+    ct("K8S-PULL", "Kubernetes cannot pull the image", "imagepullbackoff|errimagepull", r"ImagePullBackOff|ErrImagePull", depth=2,
        cause="Wrong name, missing secret, no network, or the pull of a large image runs into a time-out.", fix="`kubectl describe pod` has the registry's words; imagePullSecrets; pre-pull large images on the nodes.", verify="The pod runs."),
-    ct("K8S-PROBE", "Kubernetes killed the server because its probe failed", "failed liveness probe|failed startup probe", r"failed (?:liveness|startup) probe, will be restarted", depth=2,  # pyright: ignore[reportArgumentType]
+    ct("K8S-PROBE", "Kubernetes killed the server because its probe failed", "failed liveness probe|failed startup probe", r"failed (?:liveness|startup) probe, will be restarted", depth=2,
        cause="The probe gives up before the model is loaded, or /health waits behind a long step.", fix="Use a startupProbe with failureThreshold x periodSeconds above the loading time (for example 60 x 30 s), and a liveness probe with timeoutSeconds of at least 10.", verify="The pod stays up while loading; restarts do not rise."),
     ct("K8S-EVICTED", "Kubernetes evicted the pod", "the node was low on resource|was evicted|the node had condition", r"[Tt]he node was low on resource: (?P<what>[\w-]+)|[Pp]od (?:was )?[Ee]victed|The node had condition: \[(?P<cond>\w+)\]",
        cause="The node ran low on {what}{cond}: weights or caches on the root disk, or memory.", fix="Put weights and caches on their own volume, set ephemeral-storage requests and limits, clean images (crictl rmi --prune).", verify="`kubectl describe node` shows no DiskPressure or MemoryPressure."),
-    log("EXIT-137", W, "A container was killed with signal 9", "exited with code 137|exit code: 137|exit code 137|exitcode=137|(exit status 137)", r"(?:exited with code|[Ee]xit [Cc]ode:?|exitcode=|exit status) ?137\b", needs=CONTAINER, depth=4,
+    log("EXIT-137", W, "A container was killed with signal 9", "exited with code 137|exit code: 137|exit code 137|exitcode=137|(exit status 137)", r"(?:exited with code|[Ee]xit [Cc]ode:?|exitcode=|exit status) ?137\b", needs=CONTAINER, depth=5,
         cause="Signal 9: the kernel's or the container's memory killer, or someone's docker kill.", fix="`docker inspect --format '{{{{.State.OOMKilled}}}}' NAME` and `dmesg -T | grep -i 'killed process'` say which.", verify="The container stays up under load."),
     log("CT-SECCOMP", C, "The container may not do what NUMA or pinned memory needs", "operation not permitted", r"(?:set_mempolicy|mbind|move_pages|get_mempolicy)[^\n]{0,60}Operation not permitted", needs=(*CONTAINER, *KERNEL),
         cause="Docker's seccomp profile forbids the NUMA calls.", fix="--cap-add SYS_NICE (and --security-opt seccomp=unconfined only if that is not enough).", verify="The warning is gone."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsctl.doctor.rules.entry import APP, C, CONTAINER, FABRIC, KERNEL, W, log
+from dsctl.doctor.rules.entry import APP, CONTAINER, FABRIC, KERNEL, C, W, log
 
 _BOTH = (*APP, *KERNEL)
 _SMI = "`nvidia-smi` lists all cards, and `python -c 'import torch; torch.zeros(1, device=\"cuda\")'` works."

@@ -23,7 +23,7 @@ def log(
     """A rule over log lines. `literals`: words of which one is in the line, lower case, separated by `|`."""
     words = tuple(literals.lower().split("|"))
     return Rule(
-        id_, title, severity, category or id_.split("-")[0].lower(), needs, cause, fix, verify, affects, words, pattern,
+        id_, title, severity, category or id_.split("-", maxsplit=1)[0].lower(), needs, cause, fix, verify, affects, words, pattern,
         unless, spans, depth, least, refine, see,
     )  # fmt: skip
 
@@ -33,4 +33,4 @@ def live(
     affects: str = "serving", depth: int = 1,
 ) -> Rule:  # fmt: skip
     """A rule over a fact of this machine, judged by the function of the same name in doctor/live.py."""
-    return Rule(id_, title, severity, category or id_.split("-")[0].lower(), (fact,), cause, fix, verify, affects, depth=depth)
+    return Rule(id_, title, severity, category or id_.split("-", maxsplit=1)[0].lower(), (fact,), cause, fix, verify, affects, depth=depth)

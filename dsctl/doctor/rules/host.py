@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsctl.doctor.rules.entry import APP, C, CONTAINER, KERNEL, W, log
+from dsctl.doctor.rules.entry import APP, CONTAINER, KERNEL, C, W, log
 
 _BOTH = (*APP, *KERNEL, *CONTAINER)
 

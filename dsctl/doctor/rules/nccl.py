@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dsctl.doctor.rules.entry import APP, C, I, KERNEL, W, log
+from dsctl.doctor.rules.entry import APP, KERNEL, C, I, W, log
 
 _INIT = "With NCCL_DEBUG=INFO every rank prints 'Init COMPLETE', and a small all-reduce passes (all_reduce_perf -b 8 -e 128M)."
 _WARN = r"(?:NCCL WARN |Last error:\s*(?:\n\s*)?)"
 
 RULES = (
     log("NCCL-TIMEOUT", C, "A collective did not finish in time", "watchdog caught collective operation timeout|timeout at nccl work",
-        r"Watchdog caught collective operation timeout: WorkNCCL\((?:SeqNum=(?P<seq>\d+), )?OpType=(?P<op>\w+)|Timeout at NCCL work: (?P<seq2>\d+)", depth=3,
+        r"Watchdog caught collective operation timeout: WorkNCCL\((?:SeqNum=(?P<seq>\d+), )?OpType=(?P<op>\w+)|Timeout at NCCL work: (?P<seq2>\d+)", depth=4,
         cause="A rank waited for the others in a collective until the time-out. This is a symptom: some rank did not come, or the network stood still.",
         fix="Collect the logs of ALL ranks (and `dmesg -T` of all hosts) and run doctor on them together: it names the rank that did not come. Raising the time-out only hides it.",
         verify="The job passes the same step."),
@@ -31,12 +31,12 @@ RULES = (
         fix="Check the links: `nvidia-smi nvlink -e`, `ibstat`, switch counters, `dmesg -T` for Xid and mlx5 lines on every host; then all_reduce_perf between the same cards.",
         verify="all_reduce_perf passes at the usual bandwidth; the job passes the step."),
     log("NCCL-FR-OFF", W, "No flight recorder: nothing shows what each rank was doing", "flightrecorder is disabled|flight recorder is disabled",
-        r"because Flight ?Recorder is disabled", depth=4,
+        r"because Flight ?Recorder is disabled", depth=5,
         cause="PyTorch's flight recorder is off, so the failed collective left no stack.",
         fix="Set TORCH_FR_BUFFER_SIZE=2000 and TORCH_NCCL_TRACE_BUFFER_SIZE=2000 (old and new name) and TORCH_NCCL_DUMP_ON_TIMEOUT=1 for the next run.",
         verify="The next time-out leaves nccl_trace_rank_* files."),
     log("NCCL-WD-STUCK", C, "PyTorch's NCCL watchdog itself is stuck", "watchdog got stuck for|heartbeat monitor timed out",
-        r"watchdog got stuck for (?P<s>\d+) seconds|Heartbeat monitor timed out", depth=3,
+        r"watchdog got stuck for (?P<s>\d+) seconds|Heartbeat monitor timed out", depth=4,
         cause="The watchdog thread made no progress: a CUDA or NCCL call hangs, or another thread holds the GIL.",
         fix="`py-spy dump --pid PID` on that rank now; look for Xid lines in its host's kernel log. Do not just raise TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC.",
         verify="The job passes the same step."),
@@ -52,21 +52,21 @@ RULES = (
         cause="Processes of one host do not share /dev/shm or its owner: containers with separate IPC, or another user's leftovers.",
         fix="Run all ranks of a host in one container or with --ipc=host and the same user; remove stale /dev/shm/nccl-* files of other users.", verify=_INIT),
     log("NCCL-UNHANDLED-SYS", C, "NCCL: unhandled system error", "unhandled system error|ncclsystemerror",
-        r"unhandled system error|ncclSystemError", depth=4,
+        r"unhandled system error|ncclSystemError", depth=5,
         cause="A system call failed inside NCCL; the line before (NCCL WARN, or 'Last error') says which: shared memory, socket or locked memory.",
         fix="Run again with NCCL_DEBUG=INFO and look at the first NCCL WARN line: /dev/shm size, interface (NCCL_SOCKET_IFNAME), memlock limit.", verify=_INIT),
     log("NCCL-UNHANDLED-CUDA", C, "NCCL: unhandled CUDA error", "unhandled cuda error|ncclunhandledcudaerror",
-        r"unhandled cuda error|ncclUnhandledCudaError", depth=4,
+        r"unhandled cuda error|ncclUnhandledCudaError", depth=5,
         cause="A CUDA call failed inside NCCL; the real error is earlier in the log (out of memory, a lost card, a driver too old).",
         fix="Run again with NCCL_DEBUG=INFO: the NCCL WARN line before it carries the CUDA error.", verify=_INIT),
-    log("NCCL-INTERNAL", C, "NCCL: internal error", "ncclinternalerror|nccl error: internal error", r"ncclInternalError|internal error - please report this issue to the NCCL developers", depth=4,
+    log("NCCL-INTERNAL", C, "NCCL: internal error", "ncclinternalerror|nccl error: internal error", r"ncclInternalError|internal error - please report this issue to the NCCL developers", depth=5,
         cause="NCCL found its own state or the topology inconsistent; the first NCCL WARN names what (often a plug-in, a topology file, or a peer that vanished).",
         fix="Run again with NCCL_DEBUG=INFO; same image and NCCL version on every host; unset NCCL_TOPO_FILE and NCCL_NET_PLUGIN to see whether they cause it.", verify=_INIT),
-    log("NCCL-INVALID-USAGE", C, "NCCL: invalid usage", "ncclinvalidusage|nccl error: invalid usage", r"ncclInvalidUsage", depth=4,
+    log("NCCL-INVALID-USAGE", C, "NCCL: invalid usage", "ncclinvalidusage|nccl error: invalid usage", r"ncclInvalidUsage", depth=5,
         cause="The communicator was set up wrongly: two ranks on one card, a wrong world size or mixed NCCL versions.",
         fix="One rank a card: torch.cuda.set_device(local_rank); check CUDA_VISIBLE_DEVICES, --nproc-per-node and tensor_parallel_size against `nvidia-smi -L`.", verify=_INIT),
     log("NCCL-REMOTE", W, "A peer of this rank died or the network broke", "remote process exited or there was a network error|ncclremoteerror|connection closed by remote peer",
-        r"remote process exited or there was a network error|ncclRemoteError|(?:Connection closed by|recv.{0,20}from) remote peer (?P<peer>\S+)", depth=4,
+        r"remote process exited or there was a network error|ncclRemoteError|(?:Connection closed by|recv.{0,20}from) remote peer (?P<peer>\S+)", depth=5,
         cause="This rank is a victim: the peer {peer} went away first.",
         fix="Look at the peer's own log and its host's kernel log; the rank that failed earliest is the cause.", verify="The job passes the same step."),
     log("NCCL-CONNECT", C, "NCCL could not connect to another host", "nccl warn|socketstartconnect|socketpollconnect|last error:",
@@ -141,7 +141,7 @@ RULES = (
     log("NCCL-PEERMEM", W, "GPUDirect's peermem module sees invalid contexts", "nvidia-peermem|nvidia_peermem", r"nvidia[-_]peermem.*ERROR.*detected invalid context", needs=KERNEL, least=2, depth=2,
         cause="nvidia-peermem and the driver or OFED disagree.", fix="Reload it after every driver change (modprobe -r nvidia-peermem && modprobe nvidia-peermem), update OFED; from CUDA 11.7 on DMA-BUF needs no peermem.", verify="No new lines in dmesg."),
     log("VLLM-SHMBC", C, "vLLM's workers no longer answer each other", "no available shared memory broadcast block|no available block found in",
-        r"No available (?:shared memory broadcast )?block found in (?P<s>\d+) ?s", least=3, depth=4, refine="shmbc",
+        r"No available (?:shared memory broadcast )?block found in (?P<s>\d+) ?s", least=3, depth=5, refine="shmbc",
         cause="For minutes one worker did not take its messages: it hangs in a kernel or a collective, or it died.",
         fix="Find the first error or the silent worker (rank analysis, `py-spy dump` of every worker, Xid lines). If it happens at every start with peer-to-peer: --disable-custom-all-reduce, then NCCL_P2P_DISABLE=1 to prove it.",
         verify="Requests finish and the line does not come back after the server is ready."),

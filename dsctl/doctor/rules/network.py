@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsctl.doctor.rules.entry import APP, C, KERNEL, NGINX, W, log
+from dsctl.doctor.rules.entry import APP, KERNEL, NGINX, C, W, log
 
 _BOTH = (*APP, *KERNEL)
 _JOB = "Start the job again: all ranks join within a minute."
@@ -18,7 +18,7 @@ RULES = (
     log("GLOO-TIMEOUT", C, "A Gloo operation timed out", "ms for recv operation to complete|ms for send operation to complete", r"Timed out waiting (?P<ms>\d+)ms for (?:recv|send) operation", depth=3,
         cause="Another rank did not come to the same CPU collective in {ms} ms: it died, hangs or is still loading.",
         fix="Look for the rank that failed first (all ranks' logs together). Raise the time-out only when loading is known to take longer.", verify=_JOB),
-    log("GLOO-PEER", W, "A Gloo peer went away", "connection closed by peer [|read error [", r"Connection closed by peer \[(?P<peer>[^\]]+)\]|Read error \[(?P<peer2>[^\]]+)\]: Connection reset by peer", depth=4,
+    log("GLOO-PEER", W, "A Gloo peer went away", "connection closed by peer [|read error [", r"Connection closed by peer \[(?P<peer>[^\]]+)\]|Read error \[(?P<peer2>[^\]]+)\]: Connection reset by peer", depth=5,
         cause="The rank at {peer} died first; this one is a victim.", fix="Look at that host's log and kernel log.", verify=_JOB),
     log("MONITORED-BARRIER", C, "Ranks did not come to the barrier", "failed to pass monitoredbarrier", r"Ranks? (?P<ranks>[\d, ]+) failed to pass monitoredBarrier in (?P<ms>\d+) ?ms", depth=3, refine="barrier",
         cause="Ranks {ranks} did not reach the barrier in {ms} ms: they died, hang, or run other code.",
@@ -36,7 +36,7 @@ RULES = (
         r"server socket has failed to listen on any local network address|(?:bind|listen) [^\n]{0,80}errno: 98 - Address already in use",
         cause="An old job (or a second one) on this host holds the master port.",
         fix="Find it: `ss -ltnp | grep :PORT`; stop the old job, or use another --master-port (torchrun: --rdzv-endpoint=HOST:0 lets the system choose on one host).", verify=_JOB),
-    log("TCPSTORE-DEAD", W, "The rendezvous store went away: rank 0's process died", "failed to recv, got 0 bytes|tcpstore", r"failed to recv, got 0 bytes|(?:sendBytes|recvValue\w*|recvVector) failed on SocketImpl.{0,120}(?:Broken pipe|Connection reset)", depth=4,
+    log("TCPSTORE-DEAD", W, "The rendezvous store went away: rank 0's process died", "failed to recv, got 0 bytes|tcpstore", r"failed to recv, got 0 bytes|(?:sendBytes|recvValue\w*|recvVector) failed on SocketImpl.{0,120}(?:Broken pipe|Connection reset)", depth=5,
         cause="The process that hosts the TCPStore (rank 0) ended; what is seen here follows from it.", fix="Look for the first failure, usually on rank 0's host.", verify=_JOB),
     log("RDZV-TIMEOUT", C, "Elastic rendezvous timed out", "rendezvoustimeouterror", r"RendezvousTimeoutError", depth=2,
         cause="Fewer hosts than --nnodes asks for came to the rendezvous in time.", fix="Same --rdzv-id, --rdzv-endpoint and --nnodes on every host; check that every host can reach the endpoint.", verify=_JOB),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsctl.doctor.rules.entry import APP, C, W, log
+from dsctl.doctor.rules.entry import C, W, log
 
 _LOAD = "The engine prints that the weights are loaded and becomes ready."
 
