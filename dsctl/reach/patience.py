@@ -28,10 +28,14 @@ class Patience:
             )
 
     def ticks(self, what: str, limit_s: float, voice: Voice) -> Iterator[float]:
-        """Yields the seconds waited so far, every 0.1 s until `limit_s` is over; then simply ends."""
+        """Yields the seconds waited so far, at least once, every 0.1 s until `limit_s` is over; then simply ends."""
         start = time.monotonic()
-        while (waited := time.monotonic() - start) <= limit_s:
+        waited = 0.0
+        while True:
             yield waited
             self.check()
+            waited = time.monotonic() - start
+            if waited > limit_s:
+                return
             voice.waiting(what, waited, limit_s)
             time.sleep(POLL_S)
