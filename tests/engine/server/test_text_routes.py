@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engine.server.ledger import hash_ids
 from tests.engine.server.fake_core import TEXT
 from tests.engine.server.programs import Server, serving
 
@@ -104,3 +105,15 @@ def test_tokenize_and_back(reader: Server) -> None:
     assert reader.post("/detokenize", {"tokens": answer["tokens"][1:]}).json() == {"prompt": "né"}
     rendered = reader.post("/tokenize", {"messages": [{"role": "user", "content": "n"}]}).json()
     assert reader.post("/detokenize", {"tokens": rendered["tokens"]}).json()["prompt"] == "<|bos|>n<|assistant|><think>"
+
+
+def test_the_ledger_agrees_with_the_client(textual_model: Path, tmp_path: Path) -> None:
+    """Each ended choice leaves one line whose hash is that of the ids the client received."""
+    ledger = tmp_path / "ledger.jsonl"
+    with serving(textual_model, "--ledger", str(ledger)) as server:
+        answer = server.complete(prompt="x", max_tokens=9, n=2, seed=1, return_token_ids=True)
+    lines = {line["choice"]: line for line in map(json.loads, ledger.read_text().splitlines())}
+    for choice in answer["choices"]:
+        line = lines[choice["index"]]
+        assert (line["id"], line["tokens"], line["finished"]) == (answer["id"], 9, "length")
+        assert line["ids_sha256"] == hash_ids(choice["token_ids"])
