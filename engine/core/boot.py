@@ -12,12 +12,14 @@ import torch
 
 from engine.caching.pool import BlockPool
 from engine.core import faults, machine
+from engine.layers.cache import LatentCache
 from engine.modeling import loader, selfcheck
 from engine.modeling.loader import Loaded
 from engine.running.runner import Runner
 from engine.scheduling.admission import Limits
 from engine.scheduling.scheduler import Scheduler
 from engine.spec.config import EngineConfig
+from engine.spec.errors import CapacityError
 from engine.spec.memory import MemoryPlan, plan_memory
 from engine.spec.model import read_spec
 from engine.wire.messages import Ready, Start
@@ -43,9 +45,8 @@ def boot(start: Start) -> Booted:
     torch.set_num_threads(config.threads or machine.usable_cores())
     plan = plan_memory(read_spec(config.model), config, machine.free_bytes())
     faults.while_loading(ills)
-    model = loader.load(config)
+    model, cache = _load(config, plan)
     reason = _why_not_exact(config, selfcheck.check(model))
-    cache = model.new_cache(plan.num_blocks, config.block_size)
     computes = faults.FaultyModel(model, ills) if ills else model
     limits = Limits(model.spec.vocab_size, plan.max_model_len, plan.cache_tokens)
     ready = Ready(
@@ -62,6 +63,20 @@ def boot(start: Start) -> Booted:
     log.info("ready in %.2f s: %d cache tokens, numerics %s", ready.load_s, plan.cache_tokens, ready.numerics_id)
     scheduler = Scheduler(config, limits, BlockPool(plan.num_blocks))
     return Booted(scheduler, Runner(computes, cache, config.block_size), ready)
+
+
+def _load(config: EngineConfig, plan: MemoryPlan) -> tuple[Loaded, LatentCache]:
+    """Model and cache. Raises CapacityError when the memory that was free a moment ago is not there any more."""
+    try:
+        model = loader.load(config)
+        return model, model.new_cache(plan.num_blocks, config.block_size)
+    except RuntimeError as error:  # what torch raises for want of memory
+        if "allocate" not in str(error):
+            raise
+        raise CapacityError(
+            f"the plan of {plan.total >> 20} MiB fitted when it was made, but the memory could not be had: {error}; "
+            "free memory, use fewer replicas or a smaller kv_cache_ratio"
+        ) from error
 
 
 def numerics_id(model: Loaded) -> str:

@@ -50,7 +50,7 @@ class Loop:
     def _take_messages(self) -> bool:
         """Handle all that has come; wait for something when there is nothing to do. False: end."""
         if self.scheduler.is_idle:
-            self.scheduler.check()
+            self.scheduler.check_drained()
         return all([self._handle(message) for message in self._inbox.take(self.scheduler.patience())])
 
     def _handle(self, message: ToCore) -> bool:

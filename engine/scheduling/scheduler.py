@@ -283,6 +283,13 @@ class Scheduler:
         deltas, self._deltas = self._deltas, []
         return refused, deltas
 
+    def check_drained(self) -> None:
+        """Raise AssertionError unless an idle engine holds nothing; cheap enough for every time it becomes idle."""
+        pool = self.pool
+        assert not self.running and not self.waiting, "a sequence is undead"
+        assert pool.used == 0, f"{pool.used} blocks leaked"
+        assert pool.free + pool.cached == pool.total, f"{pool.total - pool.free - pool.cached} blocks are lost"
+
     def check(self) -> None:
         """Raise AssertionError unless blocks and queues balance."""
         self.pool.check(sequence.blocks for sequence in self.running)

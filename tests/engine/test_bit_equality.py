@@ -96,27 +96,43 @@ def test_in_chunks(model: Model, prompt: list[int], alone: Told, chunk: int) -> 
     same(told, alone)
 
 
-@pytest.mark.parametrize("chunk", [7, 512])
-def test_replayed_at_every_output_index(model: Model, prompt: list[int], alone: Told, chunk: int) -> None:
+ONE_BY_ONE = pytest.mark.parametrize(
+    "together", [True, pytest.param(False, marks=pytest.mark.long)], ids=["together", "one-by-one"]
+)
+
+
+@ONE_BY_ONE
+@pytest.mark.parametrize("budget", [33, 512])
+def test_replayed_at_every_output_index(
+    model: Model, prompt: list[int], alone: Told, budget: int, together: bool
+) -> None:
     """A new core that gets the prompt and any beginning of the output goes on with the same tokens."""
-    for given in range(OUTPUT) if chunk == 512 else range(0, OUTPUT, 5):
-        engine = Engine(model, max_num_batched_tokens=chunk)
-        (told,) = engine.run(submit(0, prompt, OUTPUT, output_ids=alone.ids[:given], resumed=True))
-        same(told, alone, given=given)
-        assert len(told.logits) == PROMPT + OUTPUT - 1
+    replays = [submit(i, prompt, OUTPUT, output_ids=alone.ids[:i], resumed=True) for i in range(OUTPUT)]
+    for group in [replays] if together else [[one] for one in replays]:
+        engine = Engine(model, max_num_batched_tokens=budget, enable_prefix_cache=False)
+        for given, told in zip([one.seq for one in group], engine.run(*group), strict=True):
+            same(told, alone, given=given)
+            assert len(told.logits) == PROMPT + OUTPUT - 1
 
 
+@ONE_BY_ONE
 @pytest.mark.parametrize("caching", [True, False])
-def test_preempted_at_every_output_index(model: Model, prompt: list[int], alone: Told, caching: bool) -> None:
+def test_preempted_at_every_output_index(
+    model: Model, prompt: list[int], alone: Told, caching: bool, together: bool
+) -> None:
     """Losing its blocks after any token costs time only, with its own blocks found again or all computed anew."""
-    for given in range(1, OUTPUT):
+    victims = [submit(i, prompt, OUTPUT) for i in range(1, OUTPUT)]
+    for group in [victims] if together else [[one] for one in victims]:
         engine = Engine(model, enable_prefix_cache=caching)
-        engine.add(submit(0, prompt, OUTPUT))
-        for _ in range(given):
+        engine.add(*group)
+        while not engine.scheduler.is_idle:
             engine.step()
-        engine.scheduler._preempt(engine.scheduler.running[0])
-        engine.drain()
-        same(engine.told[0], alone)
+            for sequence in list(engine.scheduler.running):
+                if len(engine.told[sequence.submit.seq].ids) == sequence.submit.seq:
+                    engine.scheduler._preempt(sequence)
+        assert engine.scheduler.counters.preemptions >= len(group)
+        for one in group:
+            same(engine.told[one.seq], alone)
 
 
 def test_preempted_for_want_of_blocks(model: Model, prompt: list[int], alone: Told) -> None:

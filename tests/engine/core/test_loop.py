@@ -152,6 +152,18 @@ def test_a_plan_that_does_not_fit_says_what_would(checkpoint: Path) -> None:
         Bench(checkpoint, {"dye_at_step": 1.0})
 
 
+def test_memory_that_is_gone_is_a_capacity_error(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allocation that fails while loading says what to do; any other failure is passed on as it is."""
+    for words, kind in (("can't allocate memory: you tried 99 bytes", CapacityError), ("a bug", RuntimeError)):
+
+        def fail(_: EngineConfig, words: str = words) -> None:
+            raise RuntimeError(words)
+
+        monkeypatch.setattr(loader, "load", fail)
+        with pytest.raises(kind, match=words[:10]):
+            Bench(checkpoint)
+
+
 def test_faults_of_earlier_epochs_are_over() -> None:
     """`epochs` limits faults to the first cores."""
     assert faults.wanted({"slow": 2.0, "epochs": 1.0}, 1)

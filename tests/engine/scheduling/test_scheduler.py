@@ -48,7 +48,7 @@ class Bed:
                 break
             assert self.step(token).works
         assert self.scheduler.is_idle
-        assert self.scheduler.pool.used == 0
+        self.scheduler.check_drained()
 
     def of(self, seq: int) -> list[Delta]:
         return [delta for delta in self.deltas if delta.seq == seq]
