@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.caching.pool import BlockPool
 from engine.layers.batch import StepBatch
-from engine.modeling.deepseek import Model
+from engine.modeling.loader import Loaded
 from engine.running.runner import Runner
 from engine.scheduling.admission import Limits
 from engine.scheduling.plan import StepPlan
@@ -25,7 +25,7 @@ CONFIG = EngineConfig(model="none", block_size=16, max_num_batched_tokens=512, m
 class AllRows:
     """A model that also computes, and keeps, the logits of rows nobody asked for."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Loaded) -> None:
         self.model = model
         self.logits = torch.empty(0)
 
@@ -47,7 +47,7 @@ class Told:
 class Engine:
     """A core without its process."""
 
-    def __init__(self, model: Model, *, blocks: int = 256, garbage: bool = False, **settings: Any) -> None:
+    def __init__(self, model: Loaded, *, blocks: int = 256, garbage: bool = False, **settings: Any) -> None:
         self.config = replace(CONFIG, **settings)
         size = self.config.block_size
         limits = Limits(model.spec.vocab_size, model.spec.max_positions, blocks * size)

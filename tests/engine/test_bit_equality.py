@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from engine.modeling import loader
-from engine.modeling.deepseek import Model
+from engine.modeling.loader import Loaded
 from engine.spec import memory
 from engine.spec.config import EngineConfig
 from tests.engine.checkpoints import make_checkpoint
+from tests.engine.compiled import library
 from tests.engine.drive import Engine, Told, prompt_of, submit
 
 PROMPT, OUTPUT, SIZE = 45, 20, 16
-NUMBERS = ["float32", "bfloat16", "bfloat16-narrow"]
+NUMBERS = ["float32", "bfloat16", "bfloat16-narrow"]  # narrow: bfloat16 weights, float16 latents, as large models get
+COMPILED = ["float32-cpu", "bfloat16-cpu", "bfloat16-int8", "bfloat16-int4"]  # on the compiled kernels
 VARIANTS = ["v3", "v2-yarn", "v2-group", "v3-fp8", "v3-tied"]
 CASES = [
-    pytest.param((variant, numbers), marks=[] if variant == "v3" else pytest.mark.long, id=f"{variant}-{numbers}")
+    pytest.param((variant, numbers), marks=[pytest.mark.long][:is_long], id=f"{variant}-{numbers}")
     for variant in VARIANTS
-    for numbers in NUMBERS
+    for numbers in NUMBERS + COMPILED
+    for is_long in [variant != "v3" or numbers in COMPILED]
 ]
 
 
@@ -32,29 +34,36 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=CASES)
-def model(request: pytest.FixtureRequest, directory: Path) -> Iterator[Model]:
-    """A tiny model of each variant and dtype; `narrow` is what a large one gets: bfloat16 weights, float16 latents."""
+def model(request: pytest.FixtureRequest, directory: Path) -> Loaded:
+    """A tiny model of each variant and kind of number."""
     variant, numbers = request.param
     path = directory / variant
     if not path.exists():
         make_checkpoint(path, variant)
+    dtype, _, kind = numbers.partition("-")
     with pytest.MonkeyPatch.context() as patch:
         if numbers == "bfloat16-narrow":
             patch.setattr(memory, "FLOAT32_WEIGHTS_LIMIT", 0)
             patch.setattr(memory, "FLOAT32_CACHE_LIMIT", 0)
-        loaded = loader.load(EngineConfig(str(path), numbers.partition("-")[0]))  # pyright: ignore[reportArgumentType]
+        if numbers in COMPILED:
+            compiled = library(request.config, None)
+            patch.setattr(loader, "load_library", lambda: compiled)
+        quantization = kind if kind.startswith("int") else "none"
+        kernels = "cpu" if numbers in COMPILED else "reference"
+        config = EngineConfig(str(path), dtype, kernels=kernels, quantization=quantization)  # type: ignore[arg-type]
+        loaded = loader.load(config)
     assert (loaded.cache_dtype == torch.float16) == (numbers == "bfloat16-narrow")
-    yield loaded
+    return loaded
 
 
 @pytest.fixture(scope="module")
-def prompt(model: Model) -> list[int]:
+def prompt(model: Loaded) -> list[int]:
     """The prompt of the sequence everything is about."""
     return prompt_of(3, PROMPT, model.spec.vocab_size)
 
 
 @pytest.fixture(scope="module")
-def alone(model: Model, prompt: list[int]) -> Told:
+def alone(model: Loaded, prompt: list[int]) -> Told:
     """The sequence by itself: prompt in one piece, then token by token, on an empty cache."""
     (told,) = Engine(model).run(submit(0, prompt, OUTPUT))
     assert len(told.logits) == PROMPT + OUTPUT - 1
@@ -71,7 +80,7 @@ def same(told: Told, expected: Told, *, given: int = 0) -> None:
 
 
 @pytest.mark.parametrize("budget", [512, 100])
-def test_among_others(model: Model, prompt: list[int], alone: Told, budget: int) -> None:
+def test_among_others(model: Loaded, prompt: list[int], alone: Told, budget: int) -> None:
     """Thirty-one companions of all lengths, arriving before, with and after it, change nothing."""
     engine = Engine(model, blocks=512, max_num_batched_tokens=budget)
     vocab = model.spec.vocab_size
@@ -90,7 +99,7 @@ def test_among_others(model: Model, prompt: list[int], alone: Told, budget: int)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 512])
-def test_in_chunks(model: Model, prompt: list[int], alone: Told, chunk: int) -> None:
+def test_in_chunks(model: Loaded, prompt: list[int], alone: Told, chunk: int) -> None:
     """However the prompt is cut, its logits are the same."""
     (told,) = Engine(model, max_num_batched_tokens=chunk).run(submit(0, prompt, OUTPUT))
     same(told, alone)
@@ -104,7 +113,7 @@ ONE_BY_ONE = pytest.mark.parametrize(
 @ONE_BY_ONE
 @pytest.mark.parametrize("budget", [33, 512])
 def test_replayed_at_every_output_index(
-    model: Model, prompt: list[int], alone: Told, budget: int, together: bool
+    model: Loaded, prompt: list[int], alone: Told, budget: int, together: bool
 ) -> None:
     """A new core that gets the prompt and any beginning of the output goes on with the same tokens."""
     replays = [submit(i, prompt, OUTPUT, output_ids=alone.ids[:i], resumed=True) for i in range(OUTPUT)]
@@ -118,7 +127,7 @@ def test_replayed_at_every_output_index(
 @ONE_BY_ONE
 @pytest.mark.parametrize("caching", [True, False])
 def test_preempted_at_every_output_index(
-    model: Model, prompt: list[int], alone: Told, caching: bool, together: bool
+    model: Loaded, prompt: list[int], alone: Told, caching: bool, together: bool
 ) -> None:
     """Losing its blocks after any token costs time only, with its own blocks found again or all computed anew."""
     victims = [submit(i, prompt, OUTPUT) for i in range(1, OUTPUT)]
@@ -135,7 +144,7 @@ def test_preempted_at_every_output_index(
             same(engine.told[one.seq], alone)
 
 
-def test_preempted_for_want_of_blocks(model: Model, prompt: list[int], alone: Told) -> None:
+def test_preempted_for_want_of_blocks(model: Loaded, prompt: list[int], alone: Told) -> None:
     """Four sequences that do not fit together take turns and say what each says alone."""
     others = [submit(i, prompt_of(50 + i, 20, model.spec.vocab_size), 40) for i in range(1, 4)]
     engine = Engine(model, blocks=11)
@@ -147,7 +156,7 @@ def test_preempted_for_want_of_blocks(model: Model, prompt: list[int], alone: To
         same(engine.told[other.seq], told)
 
 
-def test_warm_cache(model: Model, prompt: list[int], alone: Told) -> None:
+def test_warm_cache(model: Loaded, prompt: list[int], alone: Told) -> None:
     """The second and third run find the first one's blocks and say the same."""
     engine = Engine(model)
     engine.run(submit(1, prompt, OUTPUT), submit(2, prompt, OUTPUT, seed=8))
@@ -157,7 +166,7 @@ def test_warm_cache(model: Model, prompt: list[int], alone: Told) -> None:
     same(again, alone)
 
 
-def test_prefix_hit_at_every_offset_in_a_block(model: Model, prompt: list[int], alone: Told) -> None:
+def test_prefix_hit_at_every_offset_in_a_block(model: Loaded, prompt: list[int], alone: Told) -> None:
     """A prompt that leaves a cached one after any number of common tokens, or ends there, has its usual logits."""
     vocab = model.spec.vocab_size
     engine = Engine(model, blocks=1024)
@@ -173,7 +182,7 @@ def test_prefix_hit_at_every_offset_in_a_block(model: Model, prompt: list[int], 
         assert all(torch.equal(cut.logits[i], alone.logits[i]) for i in cut.logits if i < common)
 
 
-def test_a_replay_finds_decode_blocks(model: Model, prompt: list[int], alone: Told) -> None:
+def test_a_replay_finds_decode_blocks(model: Loaded, prompt: list[int], alone: Told) -> None:
     """A resumed sequence on a warm core reuses what was generated, and goes on the same."""
     engine = Engine(model)
     engine.run(submit(1, prompt, OUTPUT))
@@ -182,14 +191,14 @@ def test_a_replay_finds_decode_blocks(model: Model, prompt: list[int], alone: To
     same(told, alone, given=19)
 
 
-def test_whatever_was_in_the_cache(model: Model, prompt: list[int], alone: Told) -> None:
+def test_whatever_was_in_the_cache(model: Loaded, prompt: list[int], alone: Told) -> None:
     """Slots that hold NaN from something long gone do not shine through."""
     engine = Engine(model, garbage=True)
     (told, _) = engine.run(submit(0, prompt, OUTPUT), submit(1, prompt[:5], OUTPUT))
     same(told, alone)
 
 
-def test_threads(model: Model, prompt: list[int], alone: Told) -> None:
+def test_threads(model: Loaded, prompt: list[int], alone: Told) -> None:
     """The number of threads is no part of the arithmetic."""
     threads = torch.get_num_threads()
     try:
@@ -200,7 +209,7 @@ def test_threads(model: Model, prompt: list[int], alone: Told) -> None:
     same(told, alone)
 
 
-def test_choices_and_seeds(model: Model, prompt: list[int], alone: Told) -> None:
+def test_choices_and_seeds(model: Loaded, prompt: list[int], alone: Told) -> None:
     """Choices of one request differ from each other, and each is the same alone, together, and replayed."""
     addresses = [(seed, choice) for seed in (7, 8) for choice in range(3)]
     wanted = [submit(i, prompt, OUTPUT, seed=seed, choice=choice) for i, (seed, choice) in enumerate(addresses)]
@@ -223,7 +232,7 @@ def test_choices_and_seeds(model: Model, prompt: list[int], alone: Told) -> None
     ],
     ids=["greedy", "nucleus", "penalties"],
 )
-def test_every_way_to_sample_survives_a_replay(model: Model, prompt: list[int], sampling: dict) -> None:
+def test_every_way_to_sample_survives_a_replay(model: Loaded, prompt: list[int], sampling: dict) -> None:
     """Penalties count the replayed output as output; logprobs go on with the bits they would have had."""
     (whole,) = Engine(model).run(submit(0, prompt, OUTPUT, **sampling))
     for given in (1, 10, 19):
@@ -233,7 +242,7 @@ def test_every_way_to_sample_survives_a_replay(model: Model, prompt: list[int], 
         assert [delta.tops for delta in told.deltas] == [delta.tops for delta in whole.deltas[given:]]
 
 
-def test_prompt_logprobs_do_not_depend_on_chunks_or_cache(model: Model, prompt: list[int]) -> None:
+def test_prompt_logprobs_do_not_depend_on_chunks_or_cache(model: Loaded, prompt: list[int]) -> None:
     """Prompt logprobs are the same cold, in chunks and on a warm cache."""
     tops = []
     for chunk in (512, 7):
