@@ -30,9 +30,19 @@ _KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     )
 )  # fmt: skip
 KINDS = tuple(kind for kind, _ in _KINDS)
-_RANK_IN_NAME = (re.compile(r"rank[_.-]?(\d{1,5})", re.IGNORECASE), re.compile(r"(?:^|[/_.-])(?:worker|proc|tp)[_.-]?(\d{1,4})(?=\.|$|[_-])", re.IGNORECASE), re.compile(r"attempt_\d+/(\d{1,4})/std(?:err|out)"))
-_HOST_IN_NAME = re.compile(r"(?:^|[/_])(?P<h>(?=[a-z0-9-]*[a-z])(?:[a-z]+[a-z0-9]*-)*[a-z]*(?:node|gpu|host|worker|dgx|hgx|srv|server|box|rack|a100|h100|h200|h800|b200)[a-z0-9]*(?:-[a-z0-9]+)*?)(?=[./_]|-rank|$|-dmesg|-kern|-engine|-vllm)", re.IGNORECASE)
-_SYSLOG_HOST = re.compile(r"^(?:[A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+) (?P<h>[A-Za-z0-9][\w.-]*) [\w./@-]+(?:\[\d+\])?: ", re.MULTILINE)
+_RANK_IN_NAME = (
+    re.compile(r"rank[_.-]?(\d{1,5})", re.IGNORECASE),
+    re.compile(r"(?:^|[/_.-])(?:worker|proc|tp)[_.-]?(\d{1,4})(?=\.|$|[_-])", re.IGNORECASE),
+    re.compile(r"attempt_\d+/(\d{1,4})/std(?:err|out)"),
+)
+_HOST_IN_NAME = re.compile(
+    r"(?:^|[/_])(?P<h>(?=[a-z0-9-]*[a-z])(?:[a-z]+[a-z0-9]*-)*[a-z]*(?:node|gpu|host|worker|dgx|hgx|srv|server|box|rack|a100|h100|h200|h800|b200)[a-z0-9]*(?:-[a-z0-9]+)*?)(?=[./_]|-rank|$|-dmesg|-kern|-engine|-vllm)",
+    re.IGNORECASE,
+)
+_SYSLOG_HOST = re.compile(
+    r"^(?:[A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+) (?P<h>[A-Za-z0-9][\w.-]*) [\w./@-]+(?:\[\d+\])?: ",
+    re.MULTILINE,
+)
 _NCCL_HOST = re.compile(r"^(?:\[[^\]]{19}\] )?(?P<h>[A-Za-z][\w.-]{1,60}):\d+:\d+ \[-?\d+\]", re.MULTILINE)
 _INIT = re.compile(r"\brank (?P<rank>\d+) nranks (?P<n>\d+).*?(?:busId (?P<bus>[0-9a-fA-F]+))?\b")
 _WORLD = re.compile(r"(?:world[_ ]size|WORLD_SIZE)['\"]?\s*[=: ]\s*\[?(?P<n>\d{1,5})\b")
@@ -63,7 +73,11 @@ def _host(sample: str, name: str) -> str:
     if found := re.search(r"^\s*host +: (?P<h>\S+)", sample, re.MULTILINE):
         return found["h"]
     found = list(_HOST_IN_NAME.finditer(name))
-    return re.sub(r"\.(?:log|txt|out|err)$", "", found[-1]["h"]) if found and any(c.isdigit() for c in found[-1]["h"]) else ""
+    return (
+        re.sub(r"\.(?:log|txt|out|err)$", "", found[-1]["h"])
+        if found and any(c.isdigit() for c in found[-1]["h"])
+        else ""
+    )
 
 
 def build(scans: Iterable[Scan]) -> Case:
@@ -137,7 +151,10 @@ def places(case: Case) -> tuple[dict[int, str], dict[int, str]]:
     return hosts, buses
 
 
-_RANK_MARK = re.compile(r"\[rank(\d{1,5})\]|\[Rank (\d{1,5})\]|Worker_(?:DP\d+_)?(?:PP\d+_)?TP(\d{1,4})|Worker rank=(\d{1,5})| TP(\d{1,4})[\] ]|^\[\d+,(\d+)\]<std|\[default(\d{1,4})\]:", re.MULTILINE)
+_RANK_MARK = re.compile(
+    r"\[rank(\d{1,5})\]|\[Rank (\d{1,5})\]|Worker_(?:DP\d+_)?(?:PP\d+_)?TP(\d{1,4})|Worker rank=(\d{1,5})| TP(\d{1,4})[\] ]|^\[\d+,(\d+)\]<std|\[default(\d{1,4})\]:",
+    re.MULTILINE,
+)
 
 
 def speakers(case: Case) -> dict[int, set[str]]:
@@ -181,5 +198,3 @@ def exception_of(case: Case, rank: int) -> tuple[str, int, str] | None:
             if mine == rank and pattern.match(said.text):
                 return known.name, known.lines - back, said.shown.strip()[:300]
     return None
-
-

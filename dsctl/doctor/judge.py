@@ -50,7 +50,11 @@ def matches(case: Case, rules: Iterable[Rule]) -> list[Match]:
         line = hit.said.text.lower()
         wanted = {rule.id: rule for word, some in by_word.items() if word in line for rule in some}
         found += [match for rule in wanted.values() if (match := _match(rule, hit)) is not None]
-        if "XID-UNKNOWN" in {r.id for r in by_word.get("nvrm: xid", ())} and (other := LINE.search(hit.said.text)) and int(other["xid"]) not in BY_NUMBER:
+        if (
+            "XID-UNKNOWN" in {r.id for r in by_word.get("nvrm: xid", ())}
+            and (other := LINE.search(hit.said.text))
+            and int(other["xid"]) not in BY_NUMBER
+        ):
             found.append(Match(catalogue()["XID-UNKNOWN"], hit, {"bdf": other["bdf"], "xid": other["xid"]}))
     return found
 
@@ -144,8 +148,13 @@ def verdicts(case: Case, fired: set[str], rules: Iterable[Rule]) -> list[Verdict
         elif any(need in kinds or need in case.facts for need in rule.needs):
             absent = case.facts.get(rule.needs[0])
             inapplicable = isinstance(absent, str)
-            result.append(Verdict(rule.id, "not applicable" if inapplicable else "clear", str(absent) if inapplicable else ""))
+            result.append(
+                Verdict(rule.id, "not applicable" if inapplicable else "clear", str(absent) if inapplicable else "")
+            )
         else:
-            why = next((case.missing[need] for need in rule.needs if need in case.missing), f"no {' or '.join(rule.needs)} was given")
+            why = next(
+                (case.missing[need] for need in rule.needs if need in case.missing),
+                f"no {' or '.join(rule.needs)} was given",
+            )
             result.append(Verdict(rule.id, "not checked", why))
     return result

@@ -17,7 +17,9 @@ STAGES = {
 
 
 def _numbers(oom: Oom) -> str:
-    parts = [f"GPU {oom.gpu}: {gib(oom.requested / GIB)} asked for, {gib(oom.free / GIB)} free of {gib(oom.total / GIB)}"]
+    parts = [
+        f"GPU {oom.gpu}: {gib(oom.requested / GIB)} asked for, {gib(oom.free / GIB)} free of {gib(oom.total / GIB)}"
+    ]
     if oom.allocated is not None:
         parts.append(f"{gib(oom.allocated / GIB)} in use by PyTorch")
     if oom.unallocated:
@@ -44,14 +46,27 @@ def capacity(oom: Oom, stage: str, facts: Known, case: Case) -> Words:
     if stage == "logprobs":
         options = _step_tokens(case, facts)
         fix = "Do not allow prompt_logprobs (or echo with logprobs) on long prompts; or:\n" + solver.listing(options)
-        return Words(rule="OOM-LOGPROBS", cause=cause + " The logits of every prompt token are built at once.", fix=fix, gpu=gpu, options=options)
+        return Words(
+            rule="OOM-LOGPROBS",
+            cause=cause + " The logits of every prompt token are built at once.",
+            fix=fix,
+            gpu=gpu,
+            options=options,
+        )
     if facts.engine == "sglang":
         return _sglang(missing, stage, facts, case, (cause, gpu), oom.total / GIB)
     if facts.engine == "vllm":
         return _vllm(missing, stage, facts, case, (cause, gpu), oom.total / GIB)
     if facts.engine == "dsctl":
-        options = solver.rank((solver.less_share("engine.kv_cache_ratio", number(case.settings, "kv_ratio"), missing, oom.total / GIB),))
-        return Words(cause=cause, fix=solver.listing(options) + "\nThen engine.max_num_batched_tokens to half.", gpu=gpu, options=options)
+        options = solver.rank(
+            (solver.less_share("engine.kv_cache_ratio", number(case.settings, "kv_ratio"), missing, oom.total / GIB),)
+        )
+        return Words(
+            cause=cause,
+            fix=solver.listing(options) + "\nThen engine.max_num_batched_tokens to half.",
+            gpu=gpu,
+            options=options,
+        )
     return _plain(oom, missing, stage, cause)
 
 
@@ -74,13 +89,22 @@ def _load(oom: Oom, facts: Known, case: Case, cause: str) -> Words:
     tp = int(number(case.settings, "tp") or 1)
     share = 0.88 if facts.engine == "sglang" else facts.util or 0.9
     flag = "--tp" if facts.engine == "sglang" else "--tensor-parallel-size"
-    option = solver.wider(case.settings, facts.model, oom.total / GIB, share, int(number(case.settings, "max_len") or 4096))
+    option = solver.wider(
+        case.settings, facts.model, oom.total / GIB, share, int(number(case.settings, "max_len") or 4096)
+    )
     cause = cause.replace("what this process itself needs does not fit", "the weights do not fit on the card")
     if facts.model:
         cause += f" By {facts.shape_from} the weights are {gib(facts.model.weights / GIB)}, {gib(facts.model.weights / tp / GIB)} a card at tensor parallel {tp}."
     if option:
         option = Option(flag, option.current, option.suggested, option.margin_bytes, option.note)
-        return Words(rule="OOM-LOAD", cause=cause, fix=solver.listing((option,)) + "\nOr a quantised checkpoint (FP8 halves, AWQ/GPTQ 4-bit quarters the weights).", gpu=str(oom.gpu), options=(option,))
+        return Words(
+            rule="OOM-LOAD",
+            cause=cause,
+            fix=solver.listing((option,))
+            + "\nOr a quantised checkpoint (FP8 halves, AWQ/GPTQ 4-bit quarters the weights).",
+            gpu=str(oom.gpu),
+            options=(option,),
+        )
     fix = f"Spread the weights over more cards ({flag} {tp * 2} or more), or take a quantised checkpoint (FP8 halves, AWQ/GPTQ 4-bit quarters them). Flags about the cache or the length do not help: it fails before."
     if facts.engine in ("", "transformers"):
         fix = "Spread the weights (device_map='auto' over several cards, or tensor parallel in a serving engine), load in 16 bit (torch_dtype='auto') instead of 32, or take a quantised checkpoint."
@@ -95,7 +119,15 @@ def _step_tokens(case: Case, facts: Known) -> tuple[Option, ...]:
         return (Option(param, f"{now:g}", f"{int(now // 2)}", None, "halves the activations of a step"),)
     if now:
         return ()
-    return (Option(param, "", "4096" if facts.engine == "sglang" else "2048", None, "if it is higher now; a step's activations follow it"),)
+    return (
+        Option(
+            param,
+            "",
+            "4096" if facts.engine == "sglang" else "2048",
+            None,
+            "if it is higher now; a step's activations follow it",
+        ),
+    )
 
 
 def _least(facts: Known, total: float) -> float | None:
@@ -113,36 +145,82 @@ def _sglang(missing: float, stage: str, facts: Known, case: Case, said: tuple[st
     rule = "OOM-SGL-RUN"
     if stage == "capture":
         rule = "OOM-CAPTURE"
-        options.append(Option("--cuda-graph-max-bs", f"{graphs:g}" if graphs else "", str(max(8, int(graphs // 2)) if graphs else 32), None, "fewer graphs"))
+        options.append(
+            Option(
+                "--cuda-graph-max-bs",
+                f"{graphs:g}" if graphs else "",
+                str(max(8, int(graphs // 2)) if graphs else 32),
+                None,
+                "fewer graphs",
+            )
+        )
     else:
         options += _step_tokens(case, facts)
         if running and running > 16:
-            options.append(Option("--max-running-requests", f"{running:g}", str(int(running // 2)), None, "halves the decode batch"))
+            options.append(
+                Option(
+                    "--max-running-requests", f"{running:g}", str(int(running // 2)), None, "halves the decode batch"
+                )
+            )
         elif not running:
             options.append(Option("--max-running-requests", "", "128", None, "if more run at once now"))
     ranked = solver.rank(options)
-    lead = "" if share else f"Lowering --mem-fraction-static is infeasible (the weights need {gib(facts.weights or 0)}).\n"
-    return Words(rule=rule, cause=cause + " SGLang's static pool leaves too little beside it.", fix=lead + "LOWER (the start-up message that says 'increase' is another case):\n" + solver.listing(ranked), gpu=gpu, options=ranked)
+    lead = (
+        "" if share else f"Lowering --mem-fraction-static is infeasible (the weights need {gib(facts.weights or 0)}).\n"
+    )
+    return Words(
+        rule=rule,
+        cause=cause + " SGLang's static pool leaves too little beside it.",
+        fix=lead + "LOWER (the start-up message that says 'increase' is another case):\n" + solver.listing(ranked),
+        gpu=gpu,
+        options=ranked,
+    )
 
 
 def _vllm(missing: float, stage: str, facts: Known, case: Case, said: tuple[str, str], total: float) -> Words:
     """vLLM: the trial run needs smaller steps; everything after it needs a smaller cache."""
     cause, gpu = said
     seqs = number(case.settings, "max_seqs")
-    fewer = Option("--max-num-seqs", f"{seqs:g}" if seqs else "", str(max(8, int(seqs // 2)) if seqs else 128), None, "fewer sequences a step")
+    fewer = Option(
+        "--max-num-seqs",
+        f"{seqs:g}" if seqs else "",
+        str(max(8, int(seqs // 2)) if seqs else 128),
+        None,
+        "fewer sequences a step",
+    )
     share = solver.less_share("--gpu-memory-utilization", facts.util, missing, total, least=_least(facts, total))
     if stage == "profile":
         ranked = (*_step_tokens(case, facts), fewer)
-        wider = solver.wider(case.settings, facts.model, total, facts.util or 0.9, int(number(case.settings, "max_len") or 4096))
+        wider = solver.wider(
+            case.settings, facts.model, total, facts.util or 0.9, int(number(case.settings, "max_len") or 4096)
+        )
         ranked = solver.rank((*ranked, wider))
         return Words(cause=cause + " Weights plus the activations of the largest step are more than the card: the cache is not placed yet, so --gpu-memory-utilization changes nothing here.",
                      fix="Make the largest step smaller, or use more cards:\n" + solver.listing(ranked), gpu=gpu, options=ranked)  # fmt: skip
     if stage == "capture":
-        ranked = solver.rank((share, fewer, Option("--enforce-eager", "", "(set)", None, "no graphs at all: saves their memory, slower decode")))
-        return Words(rule="OOM-CAPTURE", cause=cause + " The cache was placed before; the graphs find no room.", fix=solver.listing(ranked), gpu=gpu, options=ranked)
+        ranked = solver.rank(
+            (
+                share,
+                fewer,
+                Option("--enforce-eager", "", "(set)", None, "no graphs at all: saves their memory, slower decode"),
+            )
+        )
+        return Words(
+            rule="OOM-CAPTURE",
+            cause=cause + " The cache was placed before; the graphs find no room.",
+            fix=solver.listing(ranked),
+            gpu=gpu,
+            options=ranked,
+        )
     ranked = solver.rank((share, *_step_tokens(case, facts), fewer))
     lead = "" if share else f"A smaller cache is infeasible (the weights need {gib(facts.weights or 0)}); "
-    return Words(cause=cause + " vLLM's cache takes the share given by gpu_memory_utilization; what a step needs beyond the measured peak finds no room.", fix=lead + "Leave more room beside the cache, best first:\n" + solver.listing(ranked), gpu=gpu, options=ranked)
+    return Words(
+        cause=cause
+        + " vLLM's cache takes the share given by gpu_memory_utilization; what a step needs beyond the measured peak finds no room.",
+        fix=lead + "Leave more room beside the cache, best first:\n" + solver.listing(ranked),
+        gpu=gpu,
+        options=ranked,
+    )
 
 
 def other(rule: str, oom: Oom, stage: str, facts: Known, case: Case) -> Words:
@@ -162,7 +240,11 @@ def other(rule: str, oom: Oom, stage: str, facts: Known, case: Case) -> Words:
     if rule == "OOM-FRACTION-LIMIT":
         return Words(rule=rule, cause=f"{head}: this process may use only {gib((oom.allowed or 0) / GIB)} (a per-process limit), though {gib(oom.free / GIB)} are free.",
                      fix=f"Raise or remove torch.cuda.set_per_process_memory_fraction (now about {(oom.allowed or 0) / oom.total:.2f}).", gpu=gpu)  # fmt: skip
-    return Words(rule=rule, cause=f"{head}: more is allocated than the card's {gib(total)}; the driver moves pages to host memory {STAGES[stage]}.", gpu=gpu)
+    return Words(
+        rule=rule,
+        cause=f"{head}: more is allocated than the card's {gib(total)}; the driver moves pages to host memory {STAGES[stage]}.",
+        gpu=gpu,
+    )
 
 
 def _fragmented(oom: Oom, facts: Known, case: Case) -> Words:
@@ -174,7 +256,9 @@ def _fragmented(oom: Oom, facts: Known, case: Case) -> Words:
         fix += f" If it remains: lower {flag} by 0.03."
     cause = f"{_numbers(oom)}: what PyTorch holds unallocated would be enough, but in pieces too small (fragmentation)."
     option = Option("PYTORCH_CUDA_ALLOC_CONF", "", "expandable_segments:True", max(0, oom.unallocated - oom.requested))
-    return Words(rule="OOM-FRAG", cause=cause, fix=fix, gpu=str(oom.gpu), options=(option,) if "switch it off" not in fix else ())
+    return Words(
+        rule="OOM-FRAG", cause=cause, fix=fix, gpu=str(oom.gpu), options=(option,) if "switch it off" not in fix else ()
+    )
 
 
 def _neighbour(oom: Oom, facts: Known, case: Case) -> Words:
@@ -186,8 +270,21 @@ def _neighbour(oom: Oom, facts: Known, case: Case) -> Words:
     flag = {"sglang": "--mem-fraction-static", "vllm": "--gpu-memory-utilization"}.get(facts.engine)
     now = facts.util if facts.engine == "vllm" else number(case.settings, "mem_fraction")
     options: tuple[Option, ...] = ()
-    if flag and room >= 0.2 and (now is None or room < now) and (facts.weights is None or room * total > facts.weights + 2):
-        options = (Option(flag, f"{now:g}" if now else "", f"{room:g}", int((total - others - room * total) * GIB), "if the neighbour must stay"),)
+    if (
+        flag
+        and room >= 0.2
+        and (now is None or room < now)
+        and (facts.weights is None or room * total > facts.weights + 2)
+    ):
+        options = (
+            Option(
+                flag,
+                f"{now:g}" if now else "",
+                f"{room:g}",
+                int((total - others - room * total) * GIB),
+                "if the neighbour must stay",
+            ),
+        )
         fix += "\n" + solver.sentence(options[0], 2)
     elif flag and facts.weights is not None:
         fix += f"\nRunning beside it is infeasible: {gib(total - others)} do not hold the weights ({gib(facts.weights)}) and a cache."
@@ -204,9 +301,17 @@ def _graphs(oom: Oom, facts: Known, case: Case) -> Words:
         )
     elif facts.engine == "vllm":
         options = (
-            Option("--compilation-config", "", '\'{"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32]}\'', None, "fewer graphs"),
+            Option(
+                "--compilation-config",
+                "",
+                "'{\"cudagraph_capture_sizes\": [1, 2, 4, 8, 16, 32]}'",
+                None,
+                "fewer graphs",
+            ),
             Option("--enforce-eager", "", "(set)", freed, "no graphs: slower decode"),
         )
     else:
-        options = (Option("torch.compile mode / captured shapes", "", "mode='default' (no graphs), or fewer shapes", freed),)
+        options = (
+            Option("torch.compile mode / captured shapes", "", "mode='default' (no graphs), or fewer shapes", freed),
+        )
     return Words(rule="OOM-GRAPH-POOLS", cause=cause, fix=solver.listing(options), gpu=str(oom.gpu), options=options)

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 GIB = 1 << 30
-_UNITS = {"bytes": 1, "b": 1, "kib": 1 << 10, "kb": 1000, "mib": 1 << 20, "mb": 10**6, "gib": GIB, "gb": 10**9, "tib": 1 << 40, "tb": 10**12}
+_UNITS = {
+    "bytes": 1,
+    "b": 1,
+    "kib": 1 << 10,
+    "kb": 1000,
+    "mib": 1 << 20,
+    "mb": 10**6,
+    "gib": GIB,
+    "gb": 10**9,
+    "tib": 1 << 40,
+    "tb": 10**12,
+}
 _S = r"[\d.]+ ?(?:bytes|[KMGT]?i?B)"
 
 NEW = re.compile(
@@ -80,7 +91,9 @@ def parse(text: str) -> Oom | None:
             total, free, reserved, alloc = (size(found[k]) for k in ("total", "free", "res", "alloc"))
             own = reserved + min(GIB, total // 32)  # the CUDA context is not in the message
             own = min(own, total - free) if total > free else own
-            return Oom(int(found["gpu"]), size(found["req"]), total, free, alloc, max(0, reserved - alloc), 0, own, None, ())
+            return Oom(
+                int(found["gpu"]), size(found["req"]), total, free, alloc, max(0, reserved - alloc), 0, own, None, ()
+            )
     except (ValueError, KeyError):
         return None
     return None

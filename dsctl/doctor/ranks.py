@@ -22,7 +22,9 @@ STATUS = re.compile(
 )
 GROUP = re.compile(r"\[PG (?:ID )?(?P<pg>\d+)(?: PG GUID (?P<guid>[^ \]]+))?")
 LABEL = re.compile(r"\bRank (?P<rank>\d+)\]")
-UNEVEN = frozenset({"SEND", "RECV", "COALESCED", "ALLTOALL", "ALLTOALL_BASE", "GATHER", "SCATTER", "UNKNOWN", "BARRIER"})
+UNEVEN = frozenset(
+    {"SEND", "RECV", "COALESCED", "ALLTOALL", "ALLTOALL_BASE", "GATHER", "SCATTER", "UNKNOWN", "BARRIER"}
+)
 
 
 @dataclass(slots=True)
@@ -153,7 +155,11 @@ def _suspects(case: Case, rule_id: str, ranks: list[int], stuck: list[Report], s
     waiting = sorted(set(said) - set(ranks))
     never = all((r.completed == -1) for r in stuck if r.completed is not None) and any(r.completed == -1 for r in stuck)
     verb = "never joined" if rule_id == "RANK-ABSENT" else "is behind in" if len(ranks) == 1 else "are behind in"
-    cause = f"{_names(ranks).capitalize()} {verb} {_what(stuck)}; {_names(waiting)} waited in it." if waiting else f"{_names(ranks).capitalize()} {verb} {_what(stuck)}."
+    cause = (
+        f"{_names(ranks).capitalize()} {verb} {_what(stuck)}; {_names(waiting)} waited in it."
+        if waiting
+        else f"{_names(ranks).capitalize()} {verb} {_what(stuck)}."
+    )
     evidence: list[Evidence] = [quote(r.hit) for r in stuck[:1] if r.hit]
     for rank in ranks[:4]:
         where = f" on {hosts[rank]}" if rank in hosts else ""
@@ -161,7 +167,9 @@ def _suspects(case: Case, rule_id: str, ranks: list[int], stuck: list[Report], s
         word = context.exception_of(case, rank) or context.last_words(case, rank)
         report = said.get(rank)
         if report is not None and report.enqueued is not None:
-            cause += f" Rank {rank}{where}{card} had queued {report.enqueued} collectives and completed {report.completed}."
+            cause += (
+                f" Rank {rank}{where}{card} had queued {report.enqueued} collectives and completed {report.completed}."
+            )
         elif rank in hosts or word:
             cause += f" Rank {rank} ran{where or ' on an unknown host'}{card}."
         if word is not None:
@@ -174,7 +182,17 @@ def _suspects(case: Case, rule_id: str, ranks: list[int], stuck: list[Report], s
     first = next((hosts[r] for r in ranks if r in hosts), "")
     place = f" ({first})" if first else ""
     fix = f"Go to {_names(ranks)}{place}: look at the last lines of that log and at `dmesg -T` of the host (Xid, killed process); if it still runs, `py-spy dump --pid PID`. Repair what stopped it; do not raise the time-out."
-    finding = Finding(rule, f"{_names(ranks).capitalize()}{place} {verb} the collective", cause, fix, rule.verify, rule.severity, first, ranks=tuple(ranks), evidence=evidence[:4])
+    finding = Finding(
+        rule,
+        f"{_names(ranks).capitalize()}{place} {verb} the collective",
+        cause,
+        fix,
+        rule.verify,
+        rule.severity,
+        first,
+        ranks=tuple(ranks),
+        evidence=evidence[:4],
+    )
     return _timed(finding, stuck)
 
 
@@ -194,15 +212,36 @@ def _desynced(case: Case, stuck: list[Report], odd: tuple[str, dict[str, list[in
         cause += f" {_names(guilty).capitalize()} differ{'s' if len(guilty) == 1 else ''} from the rest."
     evidence = [quote(r.hit) for value in values for r in stuck if r.hit and r.rank == values[value][0]]
     fix = f"Compare what {_names(guilty) if guilty else 'both sides'} did before: the stack in the flight recorder's dump (TORCH_FR_BUFFER_SIZE=2000, TORCH_NCCL_DUMP_ON_TIMEOUT=1) or TORCH_DISTRIBUTED_DEBUG=DETAIL names the call. The network and the time-out are not to blame."
-    finding = Finding(rule, f"Ranks called different {noun} in collective {number}", cause, fix, rule.verify, rule.severity, host, ranks=tuple(guilty), evidence=evidence[:4])
+    finding = Finding(
+        rule,
+        f"Ranks called different {noun} in collective {number}",
+        cause,
+        fix,
+        rule.verify,
+        rule.severity,
+        host,
+        ranks=tuple(guilty),
+        evidence=evidence[:4],
+    )
     return _timed(finding, stuck)
 
 
 def _all_there(case: Case, stuck: list[Report]) -> Finding:
-    first = all(r.completed == -1 for r in stuck if r.completed is not None) and (any(r.completed == -1 for r in stuck) or all(r.seq in (0, 1) for r in stuck))
+    first = all(r.completed == -1 for r in stuck if r.completed is not None) and (
+        any(r.completed == -1 for r in stuck) or all(r.seq in (0, 1) for r in stuck)
+    )
     rule = catalogue()["NCCL-FIRST-COLL" if first else "NCCL-STUCK"]
     cause = f"All {len(stuck)} ranks entered {_what(stuck)} and none came out. {rule.cause}"
-    finding = Finding(rule, rule.title, cause, rule.fix, rule.verify, rule.severity, ranks=(), evidence=[quote(r.hit) for r in stuck[:2] if r.hit])
+    finding = Finding(
+        rule,
+        rule.title,
+        cause,
+        rule.fix,
+        rule.verify,
+        rule.severity,
+        ranks=(),
+        evidence=[quote(r.hit) for r in stuck[:2] if r.hit],
+    )
     return _timed(finding, stuck)
 
 

@@ -36,11 +36,20 @@ def xid_line(match: Match, _case: Case) -> Words | None:
         fix = fix.replace("{new}", act["new"]) + " Drain this host first."
     if link := xid.NVLINK5.search(rest):
         severity = "critical" if link["sev"] == "Fatal" else "warning"
-        cause += f" Link {link['link']}, {link['sev'].lower()}, unit {link['unit']}, sub-code {xid.sub_code(link['info'])}."
+        cause += (
+            f" Link {link['link']}, {link['sev'].lower()}, unit {link['unit']}, sub-code {xid.sub_code(link['info'])}."
+        )
     if program := re.search(r"pid='?(?P<pid>\d+)'?, name=(?P<name>[^,\s]+)", rest):
         cause += f" Program: {program['name']} (pid {program['pid']})."
     title = f"{match.rule.title} (GPU {bdf})"
-    return Words(title=title, cause=cause, fix=fix.replace("{bdf}", bdf).replace("{new}", "the action it names"), verify=verify.replace("{bdf}", bdf), gpu=bdf, severity=severity)
+    return Words(
+        title=title,
+        cause=cause,
+        fix=fix.replace("{bdf}", bdf).replace("{new}", "the action it names"),
+        verify=verify.replace("{bdf}", bdf),
+        gpu=bdf,
+        severity=severity,
+    )
 
 
 def tp_heads(match: Match, _case: Case) -> Words | None:
@@ -98,7 +107,9 @@ def shm(match: Match, _case: Case) -> Words | None:
     path = match.groups.get("path", "/dev/shm")
     if not asked:
         return None
-    return Words(cause=f"NCCL could not grow {path} to {int(asked) / (1 << 20):.1f} MiB: /dev/shm is full or has Docker's default of 64 MiB, and NCCL keeps its buffers there.")
+    return Words(
+        cause=f"NCCL could not grow {path} to {int(asked) / (1 << 20):.1f} MiB: /dev/shm is full or has Docker's default of 64 MiB, and NCCL keeps its buffers there."
+    )
 
 
 def shmbc(match: Match, case: Case) -> Words | None:
@@ -116,7 +127,10 @@ def shmbc(match: Match, case: Case) -> Words | None:
 def barrier(match: Match, _case: Case) -> Words | None:
     """The ranks that a monitored barrier names."""
     ranks = tuple(int(n) for n in re.findall(r"\d+", match.groups.get("ranks", "")))
-    return Words(ranks=ranks, title=f"Rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} did not come to the barrier")
+    return Words(
+        ranks=ranks,
+        title=f"Rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} did not come to the barrier",
+    )
 
 
 BY_NAME: dict[str, Refine] = {

@@ -19,7 +19,9 @@ class Diagnosis:
     verdicts: list[Verdict]
     looked_at: list[str]
     passed_over: list[tuple[str, str]] = field(default_factory=lambda: list[tuple[str, str]]())
-    unanswered: list[tuple[str, str]] = field(default_factory=lambda: list[tuple[str, str]]())  # probes that should have answered
+    unanswered: list[tuple[str, str]] = field(
+        default_factory=lambda: list[tuple[str, str]]()
+    )  # probes that should have answered
 
     def worst(self) -> Severity | None:
         """The worst severity of any finding, children included."""
@@ -28,7 +30,10 @@ class Diagnosis:
 
     def counts(self) -> dict[str, int]:
         """How many rules fired, are clear, do not apply, or were not checked."""
-        return {state: sum(v.outcome == state for v in self.verdicts) for state in ("fired", "clear", "not applicable", "not checked")}
+        return {
+            state: sum(v.outcome == state for v in self.verdicts)
+            for state in ("fired", "clear", "not applicable", "not checked")
+        }
 
 
 def _all(finding: Finding) -> list[Finding]:
@@ -71,7 +76,13 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "affects": finding.rule.affects,
         "category": finding.rule.category,
         "solver": [
-            {"param": o.param, "current": o.current, "suggested": o.suggested, "predicted_margin_bytes": o.margin_bytes, "note": o.note}
+            {
+                "param": o.param,
+                "current": o.current,
+                "suggested": o.suggested,
+                "predicted_margin_bytes": o.margin_bytes,
+                "note": o.note,
+            }
             for o in finding.options
         ],
         "reference": finding.rule.see,
@@ -97,12 +108,17 @@ def as_text(diagnosis: Diagnosis, threshold: Severity = "warning") -> str:
 
 def _limits(diagnosis: Diagnosis) -> list[str]:
     """What was looked at and what was not, plainly."""
-    lines = ["Looked at: " + (", ".join(diagnosis.looked_at[:8]) + (" …" if len(diagnosis.looked_at) > 8 else "") or "nothing")]
+    lines = [
+        "Looked at: "
+        + (", ".join(diagnosis.looked_at[:8]) + (" …" if len(diagnosis.looked_at) > 8 else "") or "nothing")
+    ]
     reasons: dict[str, int] = {}
     for verdict in diagnosis.verdicts:
         if verdict.outcome in ("not checked", "not applicable"):
             reasons[f"{verdict.outcome}: {verdict.why}"] = reasons.get(f"{verdict.outcome}: {verdict.why}", 0) + 1
-    lines += [f"  {n} rule{'' if n == 1 else 's'} {why}" for why, n in sorted(reasons.items(), key=lambda item: -item[1])]
+    lines += [
+        f"  {n} rule{'' if n == 1 else 's'} {why}" for why, n in sorted(reasons.items(), key=lambda item: -item[1])
+    ]
     lines += [f"  passed over {what}: {why}" for what, why in diagnosis.passed_over[:10]]
     lines += [f"  no answer from {probe}: {why}" for probe, why in diagnosis.unanswered]
     return lines
@@ -136,7 +152,11 @@ def _block(name: str, text: str) -> list[str]:
 
 def explain(rule: Rule) -> str:
     """One rule of the catalogue, for people."""
-    lines = [f"{rule.id}  {rule.title}", f"   severity: {rule.severity}   area: {rule.category}   affects: {rule.affects}", f"   needs: {' or '.join(rule.needs)}"]
+    lines = [
+        f"{rule.id}  {rule.title}",
+        f"   severity: {rule.severity}   area: {rule.category}   affects: {rule.affects}",
+        f"   needs: {' or '.join(rule.needs)}",
+    ]
     lines += _block("why", rule.cause) + _block("fix", rule.fix) + _block("check", rule.verify)
     if rule.see:
         lines.append(f"   see: {rule.see}")

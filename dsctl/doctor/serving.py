@@ -28,7 +28,15 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 CANON = {spelling: name for name, spellings in NAMES.items() for spelling in reversed(spellings)}
 _ASSIGN = re.compile(r"""['"]?\b(?P<key>[a-z][a-z_]{1,40})['"]?\s*[:=]\s*(?P<value>'[^']*'|"[^"]*"|[\w./+-]+)""")
-_SGLANG = ("mem_fraction_static", "chunked_prefill_size", "max_running_requests", "cuda_graph_max_bs", "model_path", "tp_size", "context_length")
+_SGLANG = (
+    "mem_fraction_static",
+    "chunked_prefill_size",
+    "max_running_requests",
+    "cuda_graph_max_bs",
+    "model_path",
+    "tp_size",
+    "context_length",
+)
 _VLLM = ("gpu_memory_utilization", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "enforce_eager")
 
 
@@ -62,7 +70,9 @@ def from_command(text: str) -> dict[str, str]:
             continue
         key, equals, value = word.lstrip("-").partition("=")
         following = words[at + 1] if at + 1 < len(words) else ""
-        options[key.replace("-", "_")] = value if equals else ("true" if not following or following.startswith("-") else following)
+        options[key.replace("-", "_")] = (
+            value if equals else ("true" if not following or following.startswith("-") else following)
+        )
     found = canonical(options)
     for at, word in enumerate(words[:-1]):
         if word == "serve" and not words[at + 1].startswith("-"):

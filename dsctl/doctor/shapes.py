@@ -11,7 +11,9 @@ Shape = Mapping[str, object]
 _LLAMA: dict[str, object] = {"model_type": "llama"}
 
 
-def _dense(layers: int, hidden: int, heads: int, kv: int, inter: int, vocab: int, head_dim: int = 0) -> dict[str, object]:  # noqa: PLR0913, PLR0917 - a shape is these numbers
+def _dense(
+    layers: int, hidden: int, heads: int, kv: int, inter: int, vocab: int, head_dim: int = 0
+) -> dict[str, object]:  # noqa: PLR0913, PLR0917 - a shape is these numbers
     return _LLAMA | {
         "num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": kv,
         "intermediate_size": inter, "vocab_size": vocab, "head_dim": head_dim or hidden // heads,
@@ -74,7 +76,9 @@ def known(model: str) -> Shape | None:
     """The shape of a well-known model by name."""
     tail = model.rstrip("/").rsplit("/", 1)[-1].lower()
     names = [name for name in KNOWN if tail.startswith((name, f"meta-{name}"))]
-    if not names or any(word in tail for word in ("awq", "gptq", "int4", "int8", "w8a8", "w4a16", "gguf", "bnb", "4bit", "8bit", "fp8")):
+    if not names or any(
+        word in tail for word in ("awq", "gptq", "int4", "int8", "w8a8", "w4a16", "gguf", "bnb", "4bit", "8bit", "fp8")
+    ):
         return None
     best = max(names, key=len)
     rest = tail[tail.find(best) + len(best) :]
@@ -91,18 +95,29 @@ def _int(shape: Shape, *names: str) -> int:
 
 def memory(shape: Shape, *, kv_bytes: float = 2.0) -> Memory | None:
     """Weights and cache of a transformer; None for architectures whose memory is not this sum (Mamba, hybrids, windows)."""
-    if any(key in shape for key in ("ssm_cfg", "mamba_d_state", "layers_block_type", "hybrid_override_pattern", "linear_num_key_heads")):
+    if any(
+        key in shape
+        for key in ("ssm_cfg", "mamba_d_state", "layers_block_type", "hybrid_override_pattern", "linear_num_key_heads")
+    ):
         return None
     inner = shape.get("text_config")
     if isinstance(inner, dict) and "num_hidden_layers" in inner:
         shape = cast("Shape", inner)
-    layers, hidden, heads = _int(shape, "num_hidden_layers", "n_layer"), _int(shape, "hidden_size", "n_embd"), _int(shape, "num_attention_heads", "n_head")
+    layers, hidden, heads = (
+        _int(shape, "num_hidden_layers", "n_layer"),
+        _int(shape, "hidden_size", "n_embd"),
+        _int(shape, "num_attention_heads", "n_head"),
+    )
     if not layers or not hidden or not heads:
         return None
     rank = _int(shape, "kv_lora_rank")
     kv_heads = _int(shape, "num_key_value_heads") or heads
     head_dim = _int(shape, "head_dim") or hidden // heads
-    per_token = layers * (rank + _int(shape, "qk_rope_head_dim")) * kv_bytes if rank else 2 * layers * kv_heads * head_dim * kv_bytes
+    per_token = (
+        layers * (rank + _int(shape, "qk_rope_head_dim")) * kv_bytes
+        if rank
+        else 2 * layers * kv_heads * head_dim * kv_bytes
+    )
     return Memory(int(_parameters(shape, layers, hidden) * _width(shape)), int(per_token), kv_heads, heads, bool(rank))
 
 

@@ -62,10 +62,18 @@ def more_util(budget: Budget, missing: float) -> Option | None:
     if wanted > MOST_UTIL or wanted <= budget.util:
         return None
     left = (wanted - budget.util) * budget.total - missing
-    return Option("--gpu-memory-utilization", f"{budget.util:g}", f"{wanted:g}", int(left * GIB), "only with nothing else on the card")
+    return Option(
+        "--gpu-memory-utilization",
+        f"{budget.util:g}",
+        f"{wanted:g}",
+        int(left * GIB),
+        "only with nothing else on the card",
+    )
 
 
-def less_share(param: str, current: float | None, missing: float, total: float, *, least: float | None = None) -> Option | None:
+def less_share(
+    param: str, current: float | None, missing: float, total: float, *, least: float | None = None
+) -> Option | None:
     """The share of the card lowered so that `missing` GiB more stay beside it; None where the weights need more than that."""
     step = max(0.02, ceil_to(missing * 1.1 / total, 0.01))
     if current is None:
@@ -81,11 +89,19 @@ def fp8_cache(need: float, avail: float, max_len: int, kv_dtype: str) -> Option 
     if kv_dtype.startswith(("fp8", "int8")):
         return None
     if need / 2 <= avail:
-        return Option("--kv-cache-dtype", kv_dtype or "auto", "fp8", int((avail - need / 2) * GIB), f"keeps max_model_len {max_len}; check the quality")
+        return Option(
+            "--kv-cache-dtype",
+            kv_dtype or "auto",
+            "fp8",
+            int((avail - need / 2) * GIB),
+            f"keeps max_model_len {max_len}; check the quality",
+        )
     return None
 
 
-def wider(settings: Mapping[str, str], memory: Memory | None, total: float | None, share: float, need_tokens: int) -> Option | None:
+def wider(
+    settings: Mapping[str, str], memory: Memory | None, total: float | None, share: float, need_tokens: int
+) -> Option | None:
     """The smallest tensor parallel size at which weights and the cache of one sequence fit; None where it cannot be shown."""
     if memory is None or total is None:
         return None
@@ -97,7 +113,9 @@ def wider(settings: Mapping[str, str], memory: Memory | None, total: float | Non
             per_token = memory.kv_per_token / pipeline / (1 if memory.is_mla else min(tp, memory.kv_heads))
             free = total * share - memory.weights / tp / pipeline / GIB - 2.0 - per_token * need_tokens / GIB
             if free > 0:
-                return Option("--tensor-parallel-size", str(now), str(tp), int(free * GIB), "2 GiB kept for activations")
+                return Option(
+                    "--tensor-parallel-size", str(now), str(tp), int(free * GIB), "2 GiB kept for activations"
+                )
         tp *= 2
     return None
 

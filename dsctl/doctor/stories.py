@@ -7,9 +7,54 @@ from dsctl.doctor.model import Finding, at_least
 BEFORE_S = 6 * 3600.0  # a cause may lie this long before its effect
 AFTER_S = 900.0  # clocks and time-outs: a cause may be logged this much later
 NEAR_S = 3600.0  # across hosts
-COLLECTIVE = frozenset({"NCCL-TIMEOUT", "RANK-ABSENT", "RANK-BEHIND", "NCCL-STUCK", "NCCL-FIRST-COLL", "NCCL-REMOTE", "NCCL-WD-STUCK", "GLOO-PEER", "GLOO-TIMEOUT", "TCPSTORE-DEAD", "ELASTIC-FAIL", "NCCL-UNHANDLED-SYS", "NCCL-UNHANDLED-CUDA", "NCCL-INTERNAL", "VLLM-SHMBC", "VLLM-RPC", "ENGINE-DEAD", "WORKER-DIED", "MONITORED-BARRIER", "SGL-WATCHDOG", "SGL-CHILD", "SIGKILL", "NCCL-CUDA-WARN", "NGINX-NOLIVE", "NGINX-REFUSED", "NGINX-TIMEOUT", "EXIT-137", "RDZV-TIMEOUT"})
+COLLECTIVE = frozenset(
+    {
+        "NCCL-TIMEOUT",
+        "RANK-ABSENT",
+        "RANK-BEHIND",
+        "NCCL-STUCK",
+        "NCCL-FIRST-COLL",
+        "NCCL-REMOTE",
+        "NCCL-WD-STUCK",
+        "GLOO-PEER",
+        "GLOO-TIMEOUT",
+        "TCPSTORE-DEAD",
+        "ELASTIC-FAIL",
+        "NCCL-UNHANDLED-SYS",
+        "NCCL-UNHANDLED-CUDA",
+        "NCCL-INTERNAL",
+        "VLLM-SHMBC",
+        "VLLM-RPC",
+        "ENGINE-DEAD",
+        "WORKER-DIED",
+        "MONITORED-BARRIER",
+        "SGL-WATCHDOG",
+        "SGL-CHILD",
+        "SIGKILL",
+        "NCCL-CUDA-WARN",
+        "NGINX-NOLIVE",
+        "NGINX-REFUSED",
+        "NGINX-TIMEOUT",
+        "EXIT-137",
+        "RDZV-TIMEOUT",
+    }
+)
 # advice that has nothing to do with why a program stopped
-APART = frozenset({"NCCL-ENV-OLD", "ALLOC-CONF-OLD", "REQ-TOO-LONG", "VLLM-TOOLS", "NGINX-BODY", "CPU-THERMAL", "SELINUX", "SYNFLOOD", "INOTIFY", "RAY-SHM", "NVML-PERM"})
+APART = frozenset(
+    {
+        "NCCL-ENV-OLD",
+        "ALLOC-CONF-OLD",
+        "REQ-TOO-LONG",
+        "VLLM-TOOLS",
+        "NGINX-BODY",
+        "CPU-THERMAL",
+        "SELINUX",
+        "SYNFLOOD",
+        "INOTIFY",
+        "RAY-SHM",
+        "NVML-PERM",
+    }
+)
 
 
 def tell(findings: list[Finding]) -> list[Finding]:
@@ -31,9 +76,14 @@ def tell(findings: list[Finding]) -> list[Finding]:
 def _merge_last_words(top: list[Finding]) -> list[Finding]:
     """Effects without a known cause that belong together are one story under the first of them."""
     kept: list[Finding] = []
-    for finding in sorted(top, key=lambda f: (f.rule.depth, f.first or 0.0, min((e.line for e in f.evidence), default=0))):
+    for finding in sorted(
+        top, key=lambda f: (f.rule.depth, f.first or 0.0, min((e.line for e in f.evidence), default=0))
+    ):
         lasting = finding.rule.depth >= 4 and finding.rule.id not in APART
-        head = next((k for k in kept if lasting and k.rule.depth >= 3 and k.rule.id not in APART and _explains(k, finding)), None)
+        head = next(
+            (k for k in kept if lasting and k.rule.depth >= 3 and k.rule.id not in APART and _explains(k, finding)),
+            None,
+        )
         if head is None:
             kept.append(finding)
         else:
@@ -42,7 +92,12 @@ def _merge_last_words(top: list[Finding]) -> list[Finding]:
 
 
 def _order(finding: Finding) -> tuple[int, int, float, str]:
-    return (0 if at_least(finding.severity, "critical") else 1, finding.rule.depth, finding.first or 0.0, finding.rule.id)
+    return (
+        0 if at_least(finding.severity, "critical") else 1,
+        finding.rule.depth,
+        finding.first or 0.0,
+        finding.rule.id,
+    )
 
 
 def _merge_cards(findings: list[Finding]) -> None:
@@ -64,7 +119,11 @@ def _cause_of(effect: Finding, all_: list[Finding]) -> Finding | None:
     """The best cause of an effect: less deep in the chain, near in place and time."""
     if not effect.rule.is_symptom or effect.rule.id in APART:
         return None
-    possible = [f for f in all_ if f is not effect and f.rule.depth < effect.rule.depth and f.rule.id not in APART and _explains(f, effect)]
+    possible = [
+        f
+        for f in all_
+        if f is not effect and f.rule.depth < effect.rule.depth and f.rule.id not in APART and _explains(f, effect)
+    ]
     if not possible:
         return None
     return min(possible, key=lambda f: _fit(f, effect))
@@ -95,7 +154,11 @@ def _gap(cause: Finding, effect: Finding) -> float | None:
 
 def _fit(cause: Finding, effect: Finding) -> tuple[int, int, int, float]:
     """Smaller is better: the ranks agree, same place, then the deeper cause, then the earlier one."""
-    ranks = bool(set(cause.ranks) & set(effect.ranks)) if cause.ranks and effect.ranks and effect.rule.id.startswith("RANK") else True
+    ranks = (
+        bool(set(cause.ranks) & set(effect.ranks))
+        if cause.ranks and effect.ranks and effect.rule.id.startswith("RANK")
+        else True
+    )
     place = 0 if cause.host == effect.host or cause.files & effect.files else 1
     warned = 0 if at_least(cause.severity, "critical") else 1
     return (warned, 0 if ranks else 1, place * 4 + cause.rule.depth, cause.first or 0.0)

@@ -12,8 +12,12 @@ LINE = re.compile(
     r"NVRM: Xid \((?:PCI:)?(?P<bdf>[0-9A-Fa-f]{4}(?:[0-9A-Fa-f]{4})?:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2})(?:\.\d)?"
     r"(?: GPU-I:(?P<gi>\d+))?(?: GPU-CI:(?P<ci>\d+))?\): (?P<xid>\d+)(?:, (?P<rest>.*))?"
 )
-RECOVERY = re.compile(r"recovery action changed from 0x[0-9a-fA-F]+ \((?P<old>[^)]+)\) to 0x[0-9a-fA-F]+ \((?P<new>[^)]+)\)")
-NVLINK5 = re.compile(r"(?P<unit>\w+(?:/\w+)?)\s+(?P<sev>Nonfatal|Fatal)\s+XC[01]\s+i\d+\s+Link\s+(?P<link>-?\d+)\s+\((?P<info>0x[0-9a-fA-F]+)")
+RECOVERY = re.compile(
+    r"recovery action changed from 0x[0-9a-fA-F]+ \((?P<old>[^)]+)\) to 0x[0-9a-fA-F]+ \((?P<new>[^)]+)\)"
+)
+NVLINK5 = re.compile(
+    r"(?P<unit>\w+(?:/\w+)?)\s+(?P<sev>Nonfatal|Fatal)\s+XC[01]\s+i\d+\s+Link\s+(?P<link>-?\d+)\s+\((?P<info>0x[0-9a-fA-F]+)"
+)
 
 
 @dataclass(frozen=True, slots=True)

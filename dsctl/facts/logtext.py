@@ -44,9 +44,7 @@ RANK_WORDS = re.compile(r"\[Rank (\d{1,5})\]|\[PG [^\]]{0,80}Rank (\d{1,5})\]|\[
 
 _STAMPS = (
     re.compile(r"(?P<y>\d{4})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ](?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d(?:[.,]\d{1,6})?)"),
-    re.compile(
-        rf"(?P<mon>{'|'.join(_NAMES)})" r" {1,2}(?P<d>\d{1,2}) (?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d)"
-    ),
+    re.compile(rf"(?P<mon>{'|'.join(_NAMES)})" r" {1,2}(?P<d>\d{1,2}) (?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d)"),
     re.compile(r"\b[EWIF](?P<mo>\d{1,2})(?P<d>\d\d) (?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d(?:\.\d{1,6})?)"),
     re.compile(r"\b(?:INFO|WARNING|ERROR|DEBUG|CRITICAL) (?P<mo>\d\d)-(?P<d>\d\d) (?P<h>\d\d):(?P<m>\d\d):(?P<s>\d\d)"),
 )

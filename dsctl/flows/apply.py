@@ -49,5 +49,3 @@ def _outcome(done: Sequence[Step]) -> str:
         return "outcome: nothing that served was touched"
     active = [row.name for row in tables[-1].rows if row.state == "active"]
     return f"outcome: {', '.join(active)} still serve" if active else "outcome: nothing serves yet"
-
-

@@ -48,9 +48,7 @@ class _Life:
         return GateError(message, why=machine.tail(self._log, LOG_LINES), hint=f"dsctl logs {self._name}")
 
 
-def gateway(
-    action: AwaitGateway, supervisor: Supervisor, places: Places, patience: Patience, voice: Voice
-) -> None:
+def gateway(action: AwaitGateway, supervisor: Supervisor, places: Places, patience: Patience, voice: Voice) -> None:
     """Until the gateway answers its status route."""
     life = _Life("gateway", supervisor, places)
     admin = http.token(places.admin_token)

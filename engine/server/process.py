@@ -127,6 +127,8 @@ class Process:
         )  # fmt: skip
         if not self._announced:
             self._announced = True
+            if self._service.side.tokenizer.is_absent:
+                log.warning("no tokenizer.json in %s: prompts must be token ids, answers are ids", options.engine.model)
             sys.stdout.write(f"ready {address(self._listener)} model={options.model_name}\n")
             sys.stdout.flush()
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import tokenizers
 
-from engine.spec.errors import CheckpointError
+from engine.spec.errors import CheckpointError, RequestError
 from engine.text.bytelevel import is_byte_level, token_bytes
 
 
@@ -39,6 +39,7 @@ class Tokenizer:
     def __init__(self, inner: tokenizers.Tokenizer, settings: dict[str, Any], vocab_size: int = 0) -> None:
         self._inner = inner
         self.settings = settings
+        self.is_absent = inner.get_vocab_size(with_added_tokens=True) == 0
         self.vocab_size = max(vocab_size, inner.get_vocab_size(with_added_tokens=True))
         self.special_texts = {
             name: text for name, value in settings.items() if name.endswith("_token") and (text := _special_text(value))
@@ -57,10 +58,13 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: str | Path, vocab_size: int = 0) -> Tokenizer:
-        """Read tokenizer.json and tokenizer_config.json. Raises CheckpointError when there is no usable tokenizer."""
+        """Read tokenizer.json and tokenizer_config.json. Raises CheckpointError when the tokenizer is unusable.
+
+        A checkpoint without tokenizer.json is served by token ids alone: `is_absent` is True and encode refuses.
+        """
         path = Path(directory) / "tokenizer.json"
         if not path.is_file():
-            raise CheckpointError(f"{path} is missing; the checkpoint needs a tokenizer.json")
+            return cls(tokenizers.Tokenizer(tokenizers.models.WordLevel({}, unk_token="")), {}, vocab_size)
         try:
             inner = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:
@@ -73,7 +77,13 @@ class Tokenizer:
         return cls(inner, settings, vocab_size)
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of `text`; with `special` also what the tokenizer puts around it, such as a leading BOS."""
+        """Token ids of `text`; with `special` also what the tokenizer puts around it, such as a leading BOS.
+
+        Raises RequestError when the checkpoint has no tokenizer.
+        """
+        if self.is_absent:
+            message = "this checkpoint has no tokenizer.json, so text cannot be read; send the prompt as token ids"
+            raise RequestError(message, code="no_tokenizer", param="prompt")
         ids = self._inner.encode(text, add_special_tokens=special).ids
         if special and self._add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             return [self.bos_id, *ids]

@@ -129,3 +129,25 @@ def test_missing_directory_exits_2(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "nowhere" in err
+
+
+def test_checkpoint_without_tokenizer_serves_ids(tmp_path: Path) -> None:
+    """Token ids in, token ids out when there is no tokenizer.json; text and chat are refused with the reason."""
+    make_checkpoint(tmp_path / "bare", "v2-greedy")
+    process = _serve(str(tmp_path / "bare"), "--dtype", "float32")
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().split()[1]
+        body = {"model": "bare", "max_tokens": 4, "temperature": 0, "logprobs": 2, "return_token_ids": True}
+        choice = _post(f"{url}/v1/completions", body | {"prompt": PROMPT, "ignore_eos": True})["choices"][0]
+        assert len(choice["token_ids"]) == 4
+        assert choice["logprobs"]["tokens"] == [f"token_id:{token}" for token in choice["token_ids"]]
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            _post(f"{url}/v1/completions", body | {"prompt": "text"})
+        assert (caught.value.code, json.load(caught.value)["error"]["code"]) == (400, "no_tokenizer")
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            _post(f"{url}/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]})
+        assert (caught.value.code, json.load(caught.value)["error"]["code"]) == (400, "no_chat_template")
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)

@@ -33,4 +33,15 @@ def live(
     affects: str = "serving", depth: int = 1,
 ) -> Rule:  # fmt: skip
     """A rule over a fact of this machine, judged by the function of the same name in doctor/live.py."""
-    return Rule(id_, title, severity, category or id_.split("-", maxsplit=1)[0].lower(), (fact,), cause, fix, verify, affects, depth=depth)
+    return Rule(
+        id_,
+        title,
+        severity,
+        category or id_.split("-", maxsplit=1)[0].lower(),
+        (fact,),
+        cause,
+        fix,
+        verify,
+        affects,
+        depth=depth,
+    )

@@ -7,7 +7,15 @@ from dsctl.doctor.rules.entry import KERNEL, C, I, W, log
 from dsctl.doctor.xid import ACTIONS, TABLE, Xid
 
 _SEVERITY: dict[str, Severity] = {"app": W, "info": I, "watch": W, "reset": C, "cold": C, "link": C, "recovery": C}
-_DEPTH = {"app": 3, "info": 5, "watch": 1, "reset": 0, "cold": 0, "link": 0, "recovery": 1}  # app: the program's own fault comes first
+_DEPTH = {
+    "app": 3,
+    "info": 5,
+    "watch": 1,
+    "reset": 0,
+    "cold": 0,
+    "link": 0,
+    "recovery": 1,
+}  # app: the program's own fault comes first
 
 
 def _rule(entry: Xid) -> Rule:
