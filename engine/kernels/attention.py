@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.kernels.linear import linear_rows
+from engine.kernels.linear import bounded_bmm, linear_rows
 from engine.kernels.table import POSITIONS, QUERIES, PromptKeys
 
 _NEVER = float("-inf")
@@ -28,7 +28,7 @@ def attend_prompt(queries: Tensor, position: int, keys: PromptKeys) -> Tensor:
         k, v = _expand(keys, start, heads)
         scores = q.new_empty(tiles - first, heads, QUERIES, POSITIONS)
         for out, part in zip(scores, q[first:], strict=True):
-            torch.bmm(part, k, out=out)
+            out.copy_(bounded_bmm(part, k))
         if start + POSITIONS > position + first * QUERIES:
             scores.masked_fill_(torch.arange(start, start + POSITIONS) > own[first:], _NEVER)
         state.add(first, scores, v)
@@ -82,11 +82,8 @@ def attend_generated(queries: Tensor, keys: Tensor, hidden: Tensor, rank: int) -
     tiles = keys.shape[1]
     scores = queries.new_empty(tiles, count, heads, POSITIONS)
     parts = [keys[:, tile].expand(count, -1, -1) for tile in range(tiles)]
-    latent, shared = queries[:, :, :rank], queries[:, :, rank:]
     for out, part in zip(scores, parts, strict=True):
-        # two products, so that no sum is longer than the latent: threads may cut longer ones anywhere
-        torch.bmm(latent, part[:, :, :rank].transpose(1, 2), out=out)
-        out.baddbmm_(shared, part[:, :, rank:].transpose(1, 2))
+        out.copy_(bounded_bmm(queries, part.transpose(1, 2)))
     scores.masked_fill_(hidden.view(count, 1, tiles, POSITIONS).permute(2, 0, 1, 3), _NEVER)
     weights = torch.exp_(scores.sub_(scores.amax(-1).amax(0)[:, :, None]))
     sums = weights.sum(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.kernels.packed import Packed
+from engine.kernels.packed import DEPTH, Packed
 
 COLUMNS = 512  # bfloat16 weights are widened this many columns at a time: a block stays in the core's own cache
 
@@ -42,4 +42,12 @@ def _widened(x: Tensor, w: Packed, tile: int) -> Tensor:
             block = chunk[:, left : left + COLUMNS].float()
             for row, out in zip(rows, outs, strict=True):
                 out[:, left : left + COLUMNS].addmm_(row[:, span], block)
+    return y
+
+
+def bounded_bmm(a: Tensor, b: Tensor) -> Tensor:
+    """a [n, rows, k] · b [n, k, columns], the sum over k cut as in `linear_rows`."""
+    y = torch.bmm(a[:, :, :DEPTH], b[:, :DEPTH])
+    for start in range(DEPTH, a.shape[2], DEPTH):
+        y.baddbmm_(a[:, :, start : start + DEPTH], b[:, start : start + DEPTH])
     return y

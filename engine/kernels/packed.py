@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 WIDTH = 16  # outputs are padded to a multiple of this: remainders take other code paths with other roundings
-DEPTH = 512  # longest sum of one product: longer ones are cut, since threads may split them anywhere
+DEPTH = 256  # longest sum of one product: longer ones are cut, since threads may split them anywhere (at 512 they do)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Reference ops in torch: slow and right, and the same bits for a row whatever surrounds it.
 
 Three rules make them row-wise. Matrix products have a fixed number of rows (zero-padded tiles), a padded number of
-columns and sums of at most 512 terms (linear.py). Sums over rows never cross a row, and those across tiles run left to
+columns and sums of at most 256 terms (linear.py). Sums over rows never cross a row, and those across tiles run left to
 right in float32. Functions that torch computes differently at the end of a vector (silu, sigmoid) are built from exp
 and exact operations, which it does not.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels.attention import attend_generated, attend_prompt
-from engine.kernels.linear import cut, linear_rows
+from engine.kernels.linear import bounded_bmm, cut, linear_rows
 from engine.kernels.packed import Mlp
 from engine.kernels.table import Ops
 
@@ -76,9 +76,10 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def heads_rows(x: Tensor, w: Tensor, tile: int) -> Tensor:
     """Each head's own product: x [T, heads, n] with w [heads, n, m] → [T, heads, m]."""
-    if x.shape[0] == tile:
-        return torch.bmm(x.transpose(0, 1), w).transpose(0, 1)
-    return torch.cat([torch.bmm(rows.transpose(0, 1), w).transpose(0, 1) for rows in cut(x, tile)])
+    y = x.new_empty(x.shape[0], w.shape[0], w.shape[2])
+    for rows, out in zip(cut(x, tile), cut(y, tile), strict=True):
+        out.copy_(bounded_bmm(rows.transpose(0, 1), w).transpose(0, 1))
+    return y
 
 
 REFERENCE = Ops(

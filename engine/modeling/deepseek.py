@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,6 +36,18 @@ class Layer:
         norm = self.attention.ops.rms_norm
         x = x + self.attention.forward(norm(x, self.input_norm, eps), rows, cache)
         return x + self.feed_forward.forward(norm(x, self.output_norm, eps), rows)
+
+    def matrices(self) -> Iterator[Packed]:
+        """Every packed matrix of the layer."""
+        attention, forward = self.attention, self.feed_forward
+        yield from (attention.down, attention.out, attention.expand)
+        if attention.q_up is not None:
+            yield attention.q_up
+        if isinstance(forward, Experts):
+            yield forward.router.gate
+        mlps = (forward.mlp,) if isinstance(forward, Dense) else (*forward.routed, *filter(None, (forward.shared,)))
+        for mlp in mlps:
+            yield from (mlp.gate_up, mlp.down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,13 @@ class Model:
         padded = torch.nn.functional.pad(hidden, (0, 0, 0, -count % self.tile))
         normed = self.ops.rms_norm(padded, self.final_norm, self.spec.rms_eps)
         return self.ops.linear_rows(normed, self.head, self.tile)[:count, : self.spec.vocab_size].contiguous()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all matrices held."""
+        matrices = [w for layer in self.layers for w in layer.matrices()]
+        embedding = self.embedding.numel() * self.embedding.element_size()
+        return embedding + self.head.nbytes + sum(w.nbytes for w in matrices)
 
     def shortened(self) -> Model:
         """The same model with one layer of each kind: enough to see how this machine's arithmetic behaves."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.kernels.cpu.library import Library
 from engine.kernels.cpu.library import load as load_library
-from engine.kernels.packed import Mlp, Packed, pack, pack_mlp
+from engine.kernels.packed import Mlp, pack, pack_mlp
 from engine.kernels.reference import REFERENCE
 from engine.kernels.rowwise import narrowest_tile
 from engine.kernels.table import Ops
@@ -146,7 +146,8 @@ class _Builder(_Source):
         head = embedding if spec.tied else self._matrix("lm_head.weight")
         layers = tuple(self._layer(index) for index in range(spec.num_layers))
         packed_head = pack(head, self._held)
-        tile = narrowest_tile({**_shapes(layers), (packed_head.inputs, packed_head.width): packed_head})
+        matrices = (*(w for layer in layers for w in layer.matrices()), packed_head)
+        tile = narrowest_tile({(w.inputs, w.width): w for w in matrices})
         positions = self.config.max_model_len or spec.max_positions
         return Model(
             spec=spec,
@@ -205,23 +206,6 @@ class _Builder(_Source):
             routed=tuple(self._mlp(f"{prefix}experts.{expert}.") for expert in range(router.experts)),
             shared=self._mlp(f"{prefix}shared_experts.") if self.spec.shared_experts else None,
         )
-
-
-def _shapes(layers: tuple[Layer, ...]) -> dict[tuple[int, int], Packed]:
-    """One matrix of each shape."""
-    return {(w.inputs, w.width): w for layer in layers for w in _matrices(layer)}
-
-
-def _matrices(layer: Layer) -> Iterator[Packed]:
-    attention, forward = layer.attention, layer.feed_forward
-    yield from (attention.down, attention.out, attention.expand)
-    if attention.q_up is not None:
-        yield attention.q_up
-    mlps = (forward.mlp,) if isinstance(forward, Dense) else (*forward.routed[:1], *filter(None, (forward.shared,)))
-    for mlp in mlps:
-        yield from (mlp.gate_up, mlp.down)
-    if isinstance(forward, Experts):
-        yield forward.router.gate
 
 
 def _machine() -> str:
