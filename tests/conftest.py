@@ -1,8 +1,14 @@
-"""Options of the whole test suite."""
+"""What holds for the whole suite: golden files can be written anew; generated examples are the same everywhere."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "gate", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("gate")  # a busy machine is no failure, and a failure is the same everywhere
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

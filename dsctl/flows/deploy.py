@@ -16,7 +16,7 @@ from dsctl.facts.programs import Label
 from dsctl.flows.apply import apply
 from dsctl.flows.foreground import need
 from dsctl.flows.observe import observe
-from dsctl.flows.project import Project, last_release, show_release
+from dsctl.flows.project import Project, Release, last_release, show_release
 from dsctl.planning.observed import Observed, number
 from dsctl.planning.rollout import Ground, plan
 from dsctl.planning.wish import Wish, wish
@@ -54,7 +54,8 @@ def scale(project: Project, replicas: int, voice: Voice, *, is_dry: bool = False
         raise UsageError(f"{replicas} replicas: choose 0 to 256")
     if is_dry:
         return _plan_scale(project, replicas)
-    if replicas == 0 and not isinstance(last_release(project), Missing):
+    _deployed(project)
+    if replicas == 0:
         voice.confirm("scaling to 0 leaves nothing that answers", "--yes")
     with held(project.places.lock, "scale"):
         planned = _plan_scale(project, replicas)
@@ -63,10 +64,15 @@ def scale(project: Project, replicas: int, voice: Voice, *, is_dry: bool = False
 
 
 def _plan_scale(project: Project, replicas: int) -> Planned:
+    return _plan(replace(project, settings=_deployed(project).settings), replicas)
+
+
+def _deployed(project: Project) -> Release:
+    """The release to scale; UsageError when nothing is deployed."""
     release = last_release(project)
     if isinstance(release, Missing):
         raise UsageError(f"nothing is deployed as {project.places.project}", hint="dsctl deploy")
-    return _plan(replace(project, settings=release.settings), replicas)
+    return release
 
 
 def plan_deploy(project: Project) -> Planned:

@@ -43,7 +43,7 @@ def program_conf(spec: ProgramSpec, places: Places) -> str:
         "name": spec.label.name,
         "command": " ".join(quoted(word) for word in spec.argv),
         "directory": plain(places.root),
-        "environment": ",".join(f'{key}="{quoted(value).strip(chr(34))}"' for key, value in spec.environment.items()),
+        "environment": ",".join(f"{key}={assigned(value)}" for key, value in spec.environment.items()),
         "log": plain(places.log(spec.label.name)),
         "stop_wait_s": spec.stop_wait_s,
     }
@@ -60,3 +60,11 @@ def quoted(word: str) -> str:
     if any(mark in word for mark in ('"', "\n", "\\")) or " ;" in word or " #" in word:
         raise ConfigError(f"supervisor cannot be given {word!r}: it holds a quote, a backslash, or ' ;' or ' #'")
     return word if re.fullmatch(r"[A-Za-z0-9_./:-]+", word) else '"' + word.replace("%", "%%") + '"'
+
+
+def assigned(value: str) -> str:
+    """A value of the environment, always in double quotes; ConfigError when no quoting can hold it."""
+    inner = quoted(value).strip('"')
+    if "'" in value:
+        raise ConfigError(f"supervisor cannot put {value!r} into an environment: it holds a quote")
+    return f'"{inner}"'

@@ -25,9 +25,14 @@ class _Connection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
-        self.sock.connect(str(self._path))
+        near = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        near.settimeout(TIMEOUT_S)
+        try:
+            near.connect(str(self._path))
+        except OSError:
+            near.close()
+            raise
+        self.sock = near
 
 
 class _Transport(xmlrpc.client.Transport):

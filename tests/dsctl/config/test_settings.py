@@ -102,7 +102,7 @@ def test_customary_names_are_accepted() -> None:
         ("a: b: c", r"f: not YAML"),
         ("? [a]\n: 1", r"unknown setting"),
         ("model: !!python/object:os.system x", r"not a value"),
-        ("[" * 5000, r"not YAML"),
+        ("[" * 500, r"not YAML"),
     ],
 )
 def test_mistakes_are_named(text: str, said: str) -> None:
