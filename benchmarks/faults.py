@@ -190,27 +190,48 @@ def _settled_findings(rig: Rig, result: Result, expected: dict[str, Expected]) -
     return findings()
 
 
+class LoadWatch:
+    """The machine's load while something runs: runnable processes per processor."""
+
+    def __init__(self) -> None:
+        self._samples: list[float] = []
+        threading.Thread(target=self._sample, daemon=True).start()
+
+    def _sample(self) -> None:
+        while True:
+            time.sleep(5.0)
+            runnable = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+            self._samples.append(runnable / len(os.sched_getaffinity(0)))
+
+    def text(self) -> str:
+        """Mean and highest."""
+        if not self._samples:
+            return "load not sampled"
+        mean = sum(self._samples) / len(self._samples)
+        return f"runnable processes per processor: mean {mean:.1f}, highest {max(self._samples):.1f}"
+
+
 def _hog(stop: float) -> None:
     while time.monotonic() < stop:
         pass
 
 
-def count_false_failovers(folder: Path, minutes: float, rate: float, seed: int) -> tuple[int, int, list[str]]:
-    """Load without faults while twice as many busy processes run as there are processors.
+def count_false_failovers(folder: Path, minutes: float, rate: float, hogs: int) -> tuple[int, int, list[str]]:
+    """Load without faults while `hogs` busy processes compete for the processors.
 
     Returns how often a replica was judged dead, how many streams ran, and the failed or altered ones.
     """
-    rng = random.Random(seed)
+    rng = random.Random(hogs)
     plans = [oracle_plan(rng, number) for number in range(int(minutes * 60 * rate))]
-    hogs = [
+    busy = [
         multiprocessing.Process(target=_hog, args=(time.monotonic() + minutes * 60 + 10,), daemon=True)
-        for _ in range(2 * len(os.sched_getaffinity(0)))
+        for _ in range(hogs)
     ]
     with Rig(folder) as rig:
-        for hog in hogs:
+        for hog in busy:
             hog.start()
         result = asyncio.run(open_loop(rig.url, [plan for plan, _ in plans], rate))
-        for hog in hogs:
+        for hog in busy:
             hog.kill()
             hog.join()
         findings = _settled_findings(rig, result, {plan.request_id: want for plan, want in plans})
@@ -226,6 +247,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--engine", type=Path, help="a model directory: real replicas instead of oracles")
     parser.add_argument("--engine-option", action="append", default=[], help="passed on to engine.server")
     parser.add_argument("--false-failovers", action="store_true")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--hogs", type=int, default=2 * cores, help="busy processes beside --false-failovers")
     parser.add_argument("--minutes", type=float, default=10.0)
     return parser.parse_args()
 
@@ -236,8 +259,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.false_failovers:
-            deaths, streams, findings = count_false_failovers(folder, options.minutes, options.rate, options.seed)
-            print(f"{options.minutes:g} min at 2× oversubscription, {streams} streams: {deaths} false fail-overs")
+            watch = LoadWatch()
+            deaths, streams, findings = count_false_failovers(folder, options.minutes, options.rate, options.hogs)
+            print(f"{options.minutes:g} min, {options.hogs} busy processes of our own, {watch.text()}")
+            print(f"{streams} streams, {deaths} false fail-overs")
             print(f"failed or altered: {len(findings)}", *findings[:20], sep="\n")
             return 1 if findings or deaths else 0
         rng = random.Random(options.seed)

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from benchmarks.load import Plan, open_loop
-from benchmarks.rig import Rig
+from benchmarks.rig import Rig, until
 from dsctl.oracle.ledger import Expected
 
 KINDS = 24  # distinct requests; the fault run draws from them
@@ -22,9 +22,9 @@ def _body(rng: random.Random, number: int) -> tuple[str, dict[str, Any]]:
         body["messages"] = [{"role": "user", "content": question}]
     else:
         body["prompt" if route == "completions" else "text"] = question
+    body |= {"temperature": rng.choice((0.0, 0.8)), "seed": rng.getrandbits(31)}
     if route != "inference":
-        body |= {"temperature": rng.choice((0.0, 0.8)), "seed": rng.getrandbits(31), "return_token_ids": True}
-        body |= {"ignore_eos": number % 2 == 0, "n": rng.choice((1, 1, 2))}
+        body |= {"ignore_eos": number % 2 == 0, "n": rng.choice((1, 1, 2)), "return_token_ids": True}
     else:
         body["stream"] = False
     if body["stream"]:
@@ -38,7 +38,9 @@ def real_plans(rig: Rig, rng: random.Random, count: int) -> list[tuple[Plan, Exp
     rig.__enter__()
     calm = [Plan(f"calm-{number}", route, body) for number, (route, body) in enumerate(kinds)]
     result = asyncio.run(open_loop(rig.url, calm, rate=4.0))
-    (rig.folder / "gateway.jsonl").write_bytes(b"")
+    ledger = rig.folder / "gateway.jsonl"
+    until("the calm requests are written down", lambda: ledger.read_bytes().count(b"\n") == KINDS)
+    ledger.write_bytes(b"")
     wanted: dict[str, Expected] = {}
     for record in result.records:
         if record.outcome != "done":

@@ -79,7 +79,7 @@ def check_answers(clients: Iterable[ClientRecord], expected: dict[str, Expected]
         elif record.outcome != "done":
             findings.append(f"{name}: {record.outcome}: {record.detail}")
         elif record.text != want.text or record.finished != want.finished:
-            findings.append(f"{name}: altered text or finish_reason")
+            findings.append(f"{name}: altered text or finish_reason: {_difference(record, want)}")
         elif record.ids and want.ids and record.ids != want.ids:
             findings.append(f"{name}: altered token ids")
         elif record.usage is not None and want.ids and record.usage[1] != sum(map(len, want.ids)):
@@ -87,6 +87,19 @@ def check_answers(clients: Iterable[ClientRecord], expected: dict[str, Expected]
         elif record.usage is not None and want.prompt_tokens not in (None, record.usage[0]):
             findings.append(f"{name}: usage says {record.usage[0]} prompt tokens, there are {want.prompt_tokens}")
     return findings
+
+
+def _difference(record: ClientRecord, want: Expected) -> str:
+    """Where two answers part, short enough to read."""
+    if len(record.text) != len(want.text):
+        return f"{len(record.text)} choices instead of {len(want.text)}"
+    for choice, (seen, full) in enumerate(zip(record.text, want.text, strict=True)):
+        if seen != full:
+            same = next(
+                (i for i, (a, b) in enumerate(zip(seen, full, strict=False)) if a != b), min(len(seen), len(full))
+            )
+            return f"choice {choice} from character {same}: {seen[same:][:30]!r} instead of {full[same:][:30]!r}"
+    return f"finished {record.finished} instead of {want.finished}"
 
 
 def _is_beginning(record: ClientRecord, want: Expected) -> bool:
