@@ -88,7 +88,7 @@ def check_room(headers: dict[bytes, bytes], desk: Desk) -> None:
         raise refusal
     if desk.is_draining:
         raise RefusedError(503, "gateway_stopping", "the gateway is stopping; send the request again", retry_after=1)
-    if len(desk.sessions) >= desk.settings.max_inflight:
+    if desk.admitted >= desk.settings.max_inflight or desk.body_bytes > desk.settings.max_bodies:
         desk.metrics.shed["inflight_limit"] += 1
         raise RefusedError(503, "overloaded", "too many requests are being served", retry_after=desk.retry_after())
 

@@ -64,10 +64,24 @@ class Gateway:
     async def _generate(
         self, scope: Scope, headers: dict[bytes, bytes], who: tuple[str, str], receive: Receive, send: Send
     ) -> None:
-        ident, key = who
         desk = self.desk
         admission.check_room(headers, desk)
-        body = await admission.read_body(receive, desk.settings)
+        desk.admitted += 1
+        try:
+            body = await admission.read_body(receive, desk.settings)
+            desk.body_bytes += len(body)
+            try:
+                await self._run(scope, headers, who, body, send)
+            finally:
+                desk.body_bytes -= len(body)
+        finally:
+            desk.admitted -= 1
+
+    async def _run(
+        self, scope: Scope, headers: dict[bytes, bytes], who: tuple[str, str], body: bytes, send: Send
+    ) -> None:
+        ident, key = who
+        desk = self.desk
         call = Call(ROUTES[scope["path"]], body, key, ident)
         admission.shape_call(call, headers, desk)
         reply: Headers = [(b"x-request-id", ident.encode())]

@@ -33,6 +33,8 @@ class Desk:
         self.fleet = Fleet(self.secrets, self.wake_held)
         self.sessions: dict[Session, ClientConnection] = {}
         self.held: set[Session] = set()
+        self.admitted = 0  # requests let in and not ended, their bodies read or not
+        self.body_bytes = 0  # of those requests
         self.is_draining = False
         self.ledger = Ledger(settings.ledger)
         self.metrics = Metrics(self)

@@ -92,13 +92,14 @@ class Fleet:
     def choose(self, call: Call, avoid: dict[Replica, int], numerics: tuple[str, bool] | None = None) -> Replica | None:
         """The least loaded candidate that is not avoided in its present incarnation, of equal numerics if asked."""
         best: Replica | None = None
-        best_load = (0.0, 0)
+        best_load = (False, 0.0, 0)
         for replica in self.candidates(call):
             if avoid.get(replica) == replica.incarnation:
                 continue
             if numerics is not None and replica.numerics != numerics:
                 continue
-            load = (replica.inflight_tokens / replica.row.weight if replica.row.weight else 0.0, replica.served)
+            share = replica.inflight_tokens / replica.row.weight if replica.row.weight else 0.0
+            load = (replica.breaker.is_open, share, replica.served)
             if best is None or load < best_load:
                 best, best_load = replica, load
         return best

@@ -54,7 +54,7 @@ class Health:
         self._good += 1
         if self.state == "suspect" or (self.state in ("starting", "dead") and self._good >= GOOD_PROBES):
             self._enter("healthy", "progress heard")
-        elif before is not None and line.state != before.state:
+        elif self.state == "healthy" and before is not None and line.state != before.state:
             self._on_change(self.state, f"the core is {line.state}")
 
     def tick(self) -> None:

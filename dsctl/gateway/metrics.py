@@ -131,14 +131,17 @@ class Metrics(Collector):
         state = GaugeMetricFamily("dsctl_replica_state", "1 for the state a replica is in", labels=["replica", "state"])
         tokens = GaugeMetricFamily("dsctl_inflight_tokens", "Estimated tokens placed", labels=["replica"])
         deaths = CounterMetricFamily("dsctl_failovers", "Times a replica was judged dead", labels=["replica"])
+        breaker = GaugeMetricFamily("dsctl_breaker_state", "2 while a replica is shunned, else 0", labels=["replica"])
         for name, replica in desk.fleet.replicas.items():
             for possible in HEALTH_STATES:
                 state.add_metric([name, possible], float(replica.shown_state == possible))
             tokens.add_metric([name], replica.inflight_tokens)
             deaths.add_metric([name], replica.deaths)
+            breaker.add_metric([name], 2.0 if replica.breaker.is_open else 0.0)
         yield state
         yield tokens
         yield deaths
+        yield breaker
 
 
 def _counter(name: str, text: str, label: str, counts: Counter[str]) -> Metric:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,39 @@ if TYPE_CHECKING:
 
 RECONNECT_S = 0.1
 RETRY_S = 2.0
+BREAKER_WRONG = 3
+BREAKER_FIRST_S = 1.0
+BREAKER_LONGEST_S = 15.0
 _log = logging.getLogger("dsctl.gateway")
+
+
+class Breaker:
+    """Steers work away from a replica that keeps answering wrongly (5xx, malformed) while it lives.
+
+    Three wrong answers in a row shun it for a second, each further one for twice as long; a token clears it. 4xx, 429
+    and 503 are no wrong answers. A shunned replica is still used when there is no other.
+    """
+
+    __slots__ = ("_shunned_until", "_wrong")
+
+    def __init__(self) -> None:
+        self._wrong = 0
+        self._shunned_until = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Shunned now."""
+        return self._wrong >= BREAKER_WRONG and time.monotonic() < self._shunned_until
+
+    def wrong(self) -> None:
+        """It answered wrongly."""
+        self._wrong += 1
+        pause = min(BREAKER_LONGEST_S, BREAKER_FIRST_S * 2.0 ** max(0, self._wrong - BREAKER_WRONG))
+        self._shunned_until = time.monotonic() + pause
+
+    def right(self) -> None:
+        """It answered."""
+        self._wrong = 0
 
 
 class Replica:
@@ -39,6 +72,7 @@ class Replica:
         self.inflight_tokens = 0
         self.served = 0
         self.deaths = 0
+        self.breaker = Breaker()
         self.wants_reconnect = asyncio.Event()
         self._on_change = on_change
         self._was_dead = False

@@ -281,6 +281,7 @@ class Session:
         self._trouble_since = 0.0
         if self._attempt is not None:
             self._numerics = self._attempt.replica.numerics
+            self._attempt.replica.breaker.right()
 
     def _judge(self, replica: Replica, ending: Ending) -> None:
         """What an ending that is not success means for the next attempt; raises RefusedError when there is none."""
@@ -293,6 +294,8 @@ class Session:
             metrics.retries["busy"] += 1
             return
         self._is_retry = ending.blame
+        if ending.blame:
+            replica.breaker.wrong()
         if ending.blame or (self._attempt is not None and self._attempt.has_head):
             self._fruitless += 1
         metrics.retries["continued" if self.history.started else "unstarted"] += 1

@@ -33,6 +33,7 @@ class Settings:
     max_inflight: int = 4096
     max_held: int = 1024
     max_body: int = 8 << 20
+    max_bodies: int = 512 << 20  # bytes of all bodies kept at a time
     hold_s: float = 60.0
     write_deadline_s: float = 30.0
     body_deadline_s: float = 30.0

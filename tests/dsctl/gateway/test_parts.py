@@ -15,6 +15,7 @@ from dsctl.gateway.health import Health
 from dsctl.gateway.keys import read_keys
 from dsctl.gateway.metrics import Histogram
 from dsctl.gateway.refusal import RefusedError
+from dsctl.gateway.replica import Breaker
 from dsctl.gateway.settings import DEAD_TICKS, HUNG_TICKS, SUSPECT_TICKS
 from dsctl.gateway.table import read_table
 from dsctl.gateway.whole import Whole
@@ -148,6 +149,18 @@ def test_quarantine_ends() -> None:
         judged.tick()
         judged.heard(progress(step=5))
     assert judged.is_ready
+
+
+def test_breaker_shuns_after_three_wrong_answers_and_forgives() -> None:
+    """Three wrong answers in a row open it, fewer do not, one right answer closes it."""
+    breaker = Breaker()
+    breaker.wrong()
+    breaker.wrong()
+    assert not breaker.is_open
+    breaker.wrong()
+    assert breaker.is_open
+    breaker.right()
+    assert not breaker.is_open
 
 
 def test_restarting_core_takes_no_work() -> None:
