@@ -80,7 +80,8 @@ class Health:
             self._enter("suspect", cause)
 
     def refused(self, cause: str) -> None:
-        """A connection was refused: nobody is there."""
+        """A connection was refused: nobody is there, and who comes next starts afresh."""
+        self._quarantine = 0
         self._bury(cause)
 
     def _bury(self, cause: str) -> None:

@@ -15,9 +15,9 @@ SEED = 20
 
 
 def test_random_faults_alter_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """200 mixed requests through random kill -9 and SIGSTOP of two replicas: 0 failed or altered."""
+    """160 mixed requests through random kill -9 and SIGSTOP of two replicas: 0 failed or altered."""
     rng = random.Random(SEED)
-    plans = [oracle_plan(rng, number) for number in range(200)]
+    plans = [oracle_plan(rng, number) for number in range(160)]
     scheme = Scheme(pause_s=(0.4, 1.2), cont_after_s=3.0)
     report = run_faults(tmp_path, plans, 20.0, SEED, scheme)
     with capsys.disabled():

@@ -59,10 +59,19 @@ def test_holding_ends_with_a_word(tmp_path: Path) -> None:
     """When no replica comes in time a plain request gets 503 with Retry-After, a stream an error event."""
     with Rig(tmp_path, replicas=1, replica_options=PACE, gateway_options=["--hold-s", "2.5"]) as rig:
         rig.replicas["r1"].end()
-        plain = ask(rig, body_of(1, stream=False))
+        answers: dict[bool, Answer] = {}
+
+        def one(streams: bool) -> None:
+            answers[streams] = ask(rig, body_of(1, stream=streams))
+
+        threads = [threading.Thread(target=one, args=(streams,)) for streams in (False, True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        plain, stream = answers[False], answers[True]
         assert plain.status == 503
         assert int(plain.headers["retry-after"]) >= 1
-        stream = ask(rig, body_of(1))
         assert stream.error is not None
         assert stream.error["code"] == "no_replica"
         assert not stream.is_done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 
@@ -11,12 +12,27 @@ from benchmarks.rig import ADMIN, Rig, until
 from tests.faults.clients import Answer, ask, ask_all, assert_exact, body_of, line_of
 
 
-@pytest.fixture
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A gateway before two oracles."""
     options = ["--ttft-ms", "5", "--itl-ms", "5"]
     with Rig(tmp_path_factory.mktemp("control"), replica_options=options) as rig:
         yield rig
+
+
+@pytest.fixture
+def rig(shared: Rig) -> Rig:
+    """Both replicas running, active and healthy, under a new generation."""
+    for name, program in shared.replicas.items():
+        if not program.is_running:
+            program.end()
+            program.start()
+            program.url()
+        shared.states[name] = "active"
+    shared.publish(generation=shared.status()["generation"] + 1)
+    shared.wait_generation(shared.generation)
+    shared.wait_healthy()
+    return shared
 
 
 def served_by(rig: Rig, answer: Answer) -> list[str]:
@@ -61,18 +77,19 @@ def test_drain_lets_streams_end(rig: Rig) -> None:
 
 def test_older_and_broken_tables_are_refused(rig: Rig) -> None:
     """A lower generation, an unreadable file or a bad row changes nothing and is counted."""
-    rig.publish(generation=7)
-    rig.wait_generation(7)
-    rig.publish(generation=3, r1="draining")
-    until("it is refused", lambda: rig.metrics()["dsctl_config_refused_total"] == 1)
-    staged = rig.folder / "replicas.json.new"
-    for number, text in enumerate(
-        ('{"generation": 9', '{"generation":9,"replicas":[{"name":"x","url":"ftp://x"}]}'), 2
-    ):
+    current = rig.generation
+    texts = (
+        json.dumps({"generation": current - 1, "replicas": []}),
+        '{"generation": 99',
+        '{"generation": 99, "replicas": [{"name": "x", "url": "ftp://x"}]}',
+    )
+    for text in texts:
+        refused = rig.metrics()["dsctl_config_refused_total"]
+        staged = rig.folder / "replicas.json.new"
         staged.write_text(text)
         staged.replace(rig.folder / "replicas.json")
-        until("it is refused", lambda n=number: rig.metrics()["dsctl_config_refused_total"] == n)
-    assert rig.metrics()["dsctl_config_generation"] == 7
+        until("it is refused", lambda n=refused: rig.metrics()["dsctl_config_refused_total"] == n + 1)
+    assert rig.metrics()["dsctl_config_generation"] == current
     assert {row["state"] for row in rig.status()["replicas"]} == {"active"}
     ask_all(rig, range(2))
 
