@@ -18,7 +18,7 @@ NEVER = "(never alone)"
 
 # Text of users or of source code that speaks about an error is not the error.
 QUOTED = re.compile(
-    r"""Received request|\bprompt(?:_text)?['"]?\s*[:=]|['"](?:content|prompt|messages|query|question|input|instruction)['"]\s*:"""
+    r"""Received request|GenerateReqInfo|CompletionRequest\(|\b(?:text|messages|prompts?|inputs?)=['"\[]|\bprompt(?:_text)?['"]?\s*[:=]|['"](?:content|prompt|messages|query|question|input|instruction)['"]\s*:"""
     r"""|\brole['"]?\s*[:=]\s*['"]user|\braise\s+[A-Z]\w*\(|\blog(?:ger|ging)?\.\w+\(|\bprint\(|\becho\s|\bgrep\s|\bre\.\w+\(|^\s*assert\b"""
     r"""|"(?:GET|POST|PUT|HEAD|DELETE) /|^\s*#(?!\s*\d+\s+0x)|^\s*>\s|^\s*//|^\s*\*\s|^\s*--?[a-z][\w-]+[ ,]|\bif ['"]|\bexcept\b|\bexpr:|\bsummary:|\bdescription:"""
 )

@@ -244,7 +244,8 @@ def sglang_start(match: Match, case: Case) -> Words | None:
     """The static pool holds weights and cache: how far to RAISE it."""
     texts = [hit.said.text for hit in case.hits if hit.file == match.hit.file and hit.number <= match.hit.number]
     before, after = _first(_AVAIL_BEFORE, texts), _first(_AVAIL_AFTER, texts)
-    now = number(case.settings, "mem_fraction")
+    told = re.search(r"Current value: mem_fraction_static=(?P<v>[\d.]+\d)", match.hit.window)
+    now = float(told["v"]) if told else number(case.settings, "mem_fraction")
     facts = known(match, case)
     context = number(case.settings, "max_len") or 4096
     cache = (

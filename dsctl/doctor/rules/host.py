@@ -55,7 +55,7 @@ RULES = (
         needs=_BOTH, cause="Run-time compilation needs Python's development files.", fix="apt-get install python3-dev (of the same minor version, for example python3.12-dev).", verify="The compilation passes."),
     log("NINJA", C, "ninja is missing for run-time compilation", "ninja", r"Ninja is required to load C\+\+ extensions|No such file or directory: '(?:[^']*/)?ninja'",
         needs=_BOTH, cause="FlashInfer or a torch extension compiles at the first start and needs ninja on PATH.", fix="pip install ninja and put the environment's bin directory on PATH (also in the service's unit).", verify="`ninja --version` works in the same environment."),
-    log("OOMD", C, "systemd-oomd killed the service", "systemd-oomd", r"systemd-oomd(?:\[\d+\])?: Killed (?P<cg>\S+)|systemd-oomd killed \d+ process", needs=(*KERNEL, *APP), depth=0,
+    log("OOMD", C, "systemd-oomd killed the service", "systemd-oomd|due to memory pressure|due to memory used", r"Killed (?P<cg>/\S+) due to memory (?:pressure|used)|systemd-oomd killed \d+ process", needs=(*KERNEL, *APP), depth=0,
         cause="Memory pressure was above systemd-oomd's limit and it killed {cg}.", fix="Give the machine or the slice more memory; set ManagedOOMPreference=avoid for the service; do not start heavy jobs in user sessions.", verify="journalctl -u systemd-oomd shows no new kill."),
     log("CPU-THERMAL", W, "The processors are throttled by heat", "clock throttled", r"(?:temperature above threshold, cpu clock throttled|[Pp]ackage temperature above threshold)", needs=KERNEL, least=3,
         cause="CPU cooling is not enough.", fix="Check fans, dust, inlet temperature and the BIOS fan profile.", verify="No new lines under load."),
