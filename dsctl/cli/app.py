@@ -78,6 +78,8 @@ def run(arguments: list[str]) -> int:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except DsctlError as problem:
         show.error(problem)
+        if "--json" in arguments:
+            show.json({"error": {"message": problem.message, "why": problem.why, "hint": problem.hint}})
         return problem.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: keep the interpreter quiet

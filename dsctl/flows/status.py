@@ -94,10 +94,11 @@ def _told_state(info: ServerInfo, *, is_ready: bool, is_draining: bool) -> str:
 
 def _silent_state(label: Label, seen: Observed) -> str:
     """The state of a replica that does not answer."""
-    program = seen.program(label.name)
+    program, row = seen.program(label.name), seen.row(label.name)
     if isinstance(program, Missing):
         return "restarting" if seen.orphans_of(label.name) else "stopped"
-    return OF_SUPERVISOR.get(program.condition, "starting")
+    was_ready = isinstance(row, Row) and row.state != "gated"
+    return OF_SUPERVISOR.get(program.condition, "restarting" if was_ready else "starting")
 
 
 def _troubles(project: Project, seen: Observed) -> list[str]:

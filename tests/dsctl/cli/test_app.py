@@ -107,6 +107,8 @@ def test_json_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     for arguments in ("status", "plan --mock", "diff --mock", "render supervisor", "config show", "keys ls"):
         app.run([*arguments.split(), "--json"])
         assert json.loads(capfd.readouterr().out)["schema_version"] == 1
+    assert app.run(["scale", "2", "--json"]) == 2
+    assert "nothing is deployed" in json.loads(capfd.readouterr().out)["error"]["message"]
 
 
 def test_status_json_is_the_contract(
