@@ -45,6 +45,7 @@ _SYSLOG_HOST = re.compile(
 )
 _NCCL_HOST = re.compile(r"^(?:\[[^\]]{19}\] )?(?P<h>[A-Za-z][\w.-]{1,60}):\d+:\d+ \[-?\d+\]", re.MULTILINE)
 _INIT = re.compile(r"\brank (?P<rank>\d+) nranks (?P<n>\d+).*?(?:busId (?P<bus>[0-9a-fA-F]+))?\b")
+_RANK_MARK = re.compile(
 _WORLD = re.compile(r"(?:world[_ ]size|WORLD_SIZE)['\"]?\s*[=: ]\s*\[?(?P<n>\d{1,5})\b")
 _PER_NODE = re.compile(r"nproc[_-]per[_-]node[=: ]+(?P<n>\d+)")
 _NODES = re.compile(r"\bnnodes[=: ]+(?P<n>\d+)")
@@ -62,6 +63,9 @@ def source(scan: Scan) -> LogSource:
     path = PurePath(scan.file)
     tail = "/".join(path.parts[-3:])
     rank = next((int(m[1]) for pattern in _RANK_IN_NAME if (m := pattern.search(tail))), None)
+    if rank is None:
+        told = {int(m["rank"]) for m in _INIT.finditer(sample)}
+        rank = told.pop() if len(told) == 1 and not _RANK_MARK.search(sample) else None
     return LogSource(scan.file, kinds_of(sample), _host(sample, tail), rank, scan.tail, scan.lines)
 
 
@@ -151,7 +155,6 @@ def places(case: Case) -> tuple[dict[int, str], dict[int, str]]:
     return hosts, buses
 
 
-_RANK_MARK = re.compile(
     r"\[rank(\d{1,5})\]|\[Rank (\d{1,5})\]|Worker_(?:DP\d+_)?(?:PP\d+_)?TP(\d{1,4})|Worker rank=(\d{1,5})| TP(\d{1,4})[\] ]|^\[\d+,(\d+)\]<std|\[default(\d{1,4})\]:",
     re.MULTILINE,
 )

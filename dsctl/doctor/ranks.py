@@ -92,6 +92,19 @@ def analyse(case: Case) -> list[Finding]:
     return [_all_there(case, stuck)]
 
 
+def lonely(case: Case) -> str:
+    """What is missing when a time-out cannot be put on a rank: which ranks' logs are here, which are not."""
+    said = reports(case)
+    if not said:
+        return ""
+    here = sorted(said)
+    size = context.world(case)
+    missing = f" of {size}" if size else ""
+    verb = "only " + ("rank" if len(here) == 1 else "ranks") + f" {', '.join(map(str, here[:16]))}'s log" + ("" if len(here) == 1 else "s")
+    what = _what(list(said.values()))
+    return f" It was {what}; {verb}{missing} {'is' if len(here) == 1 else 'are'} here, so the rank to blame cannot be named."
+
+
 def _is_behind(report: Report, seq: int | None) -> bool:
     if seq is None:
         return False
@@ -181,6 +194,7 @@ def _suspects(case: Case, rule_id: str, ranks: list[int], stuck: list[Report], s
         cause += " No collective of this group had ever completed: the rank may still have been loading, or the network never worked."
     first = next((hosts[r] for r in ranks if r in hosts), "")
     place = f" ({first})" if first else ""
+    crashed = next(((r, e) for r in ranks if (e := context.exception_of(case, r)) is not None), None)
     fix = f"Go to {_names(ranks)}{place}: look at the last lines of that log and at `dmesg -T` of the host (Xid, killed process); if it still runs, `py-spy dump --pid PID`. Repair what stopped it; do not raise the time-out."
     finding = Finding(
         rule,

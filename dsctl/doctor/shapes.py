@@ -13,7 +13,7 @@ _LLAMA: dict[str, object] = {"model_type": "llama"}
 
 def _dense(
     layers: int, hidden: int, heads: int, kv: int, inter: int, vocab: int, head_dim: int = 0
-) -> dict[str, object]:  # noqa: PLR0913, PLR0917 - a shape is these numbers
+) -> dict[str, object]:
     return _LLAMA | {
         "num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": kv,
         "intermediate_size": inter, "vocab_size": vocab, "head_dim": head_dim or hidden // heads,

@@ -7,38 +7,13 @@ from dsctl.doctor.model import Finding, at_least
 BEFORE_S = 6 * 3600.0  # a cause may lie this long before its effect
 AFTER_S = 900.0  # clocks and time-outs: a cause may be logged this much later
 NEAR_S = 3600.0  # across hosts
-COLLECTIVE = frozenset(
-    {
-        "NCCL-TIMEOUT",
-        "RANK-ABSENT",
-        "RANK-BEHIND",
-        "NCCL-STUCK",
-        "NCCL-FIRST-COLL",
-        "NCCL-REMOTE",
-        "NCCL-WD-STUCK",
-        "GLOO-PEER",
-        "GLOO-TIMEOUT",
-        "TCPSTORE-DEAD",
-        "ELASTIC-FAIL",
-        "NCCL-UNHANDLED-SYS",
-        "NCCL-UNHANDLED-CUDA",
-        "NCCL-INTERNAL",
-        "VLLM-SHMBC",
-        "VLLM-RPC",
-        "ENGINE-DEAD",
-        "WORKER-DIED",
-        "MONITORED-BARRIER",
-        "SGL-WATCHDOG",
-        "SGL-CHILD",
-        "SIGKILL",
-        "NCCL-CUDA-WARN",
-        "NGINX-NOLIVE",
-        "NGINX-REFUSED",
-        "NGINX-TIMEOUT",
-        "EXIT-137",
-        "RDZV-TIMEOUT",
-    }
-)
+TOGETHER_S = 180.0
+COLLECTIVE = frozenset((  # effects that a cause on another host can have
+    "NCCL-TIMEOUT", "RANK-ABSENT", "RANK-BEHIND", "NCCL-STUCK", "NCCL-FIRST-COLL", "NCCL-REMOTE", "NCCL-CONNECT", "NCCL-IB-WC", "NCCL-WD-STUCK",
+    "NCCL-UNHANDLED-SYS", "NCCL-UNHANDLED-CUDA", "NCCL-INTERNAL", "NCCL-CUDA-WARN", "GLOO-CONNECT", "GLOO-PEER", "GLOO-TIMEOUT", "MONITORED-BARRIER",
+    "TCPSTORE-TIMEOUT", "TCPSTORE-CLIENTS", "TCPSTORE-DEAD", "RDZV-TIMEOUT", "ELASTIC-FAIL", "SIGKILL", "EXIT-137", "RAY-NODE-DEAD",
+    "VLLM-SHMBC", "VLLM-RPC", "ENGINE-DEAD", "WORKER-DIED", "SGL-WATCHDOG", "SGL-CHILD", "NGINX-NOLIVE", "NGINX-REFUSED", "NGINX-TIMEOUT",
+))  # fmt: skip
 # advice that has nothing to do with why a program stopped
 APART = frozenset(
     {
@@ -60,6 +35,7 @@ APART = frozenset(
 def tell(findings: list[Finding]) -> list[Finding]:
     """The roots, each with its story; worst and earliest first."""
     _merge_cards(findings)
+    _merge_memory(findings)
     roots = [f for f in findings if f.rule.id not in {c.rule.id for g in findings for c in g.children if c is f}]
     placed: list[Finding] = []
     for effect in sorted(roots, key=lambda f: -f.rule.depth):
@@ -115,6 +91,21 @@ def _merge_cards(findings: list[Finding]) -> None:
             findings[:] = [f for f in findings if f is not other]
 
 
+def _merge_memory(findings: list[Finding]) -> None:
+    """Processes that run out of card memory together are one incident; the first of them is the cause."""
+    family = [f for f in findings if (f.rule.id.startswith("OOM-") and "HOST" not in f.rule.id) or f.rule.id == "SGL-CAPTURE"]
+    family.sort(key=lambda f: (f.first or 0.0, f.evidence[0].line if f.evidence else 0, f.rule.id))
+    for at, head in enumerate(family):
+        if not any(head is f for f in findings):
+            continue
+        for other in family[at + 1 :]:
+            gap = _gap(head, other)
+            same = bool(head.files & other.files) or (head.host == other.host and gap is not None)
+            if same and (gap is None or abs(gap) <= TOGETHER_S) and any(other is f for f in findings):
+                head.children.append(other)
+                findings[:] = [f for f in findings if f is not other]
+
+
 def _cause_of(effect: Finding, all_: list[Finding]) -> Finding | None:
     """The best cause of an effect: less deep in the chain, near in place and time."""
     if not effect.rule.is_symptom or effect.rule.id in APART:
@@ -130,7 +121,7 @@ def _cause_of(effect: Finding, all_: list[Finding]) -> Finding | None:
 
 
 def _explains(cause: Finding, effect: Finding) -> bool:
-    if not at_least(cause.severity, "warning"):
+    if not at_least(cause.severity, effect.severity) or not at_least(cause.severity, "warning"):
         return False
     if cause.rule.id.startswith("NGINX") and not effect.rule.id.startswith("NGINX"):
         return False

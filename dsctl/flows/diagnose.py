@@ -80,7 +80,11 @@ def _flat(finding: Finding) -> list[Finding]:
 def _judge(case: Case, rules: dict[str, Rule]) -> list[Finding]:
     """All rules are judged, so that causes are known; then what was not asked for is left out."""
     found = judge.findings(case, judge.matches(case, catalogue().values()))
-    found += ranks.analyse(case)
+    guilty = ranks.analyse(case)
+    for finding in found:
+        if finding.rule.id == "NCCL-TIMEOUT" and not guilty:
+            finding.cause += ranks.lonely(case)
+    found += guilty
     told = stories.tell(found)
     if len(rules) == len(catalogue()):
         return told

@@ -32,7 +32,7 @@ RULES = (
     *(_rule(entry) for entry in TABLE),
     log("XID-UNKNOWN", W, "An Xid that the table does not know", "nvrm: xid", r"(?!)", needs=KERNEL, category="gpu", depth=1,
         cause="GPU {bdf} reported Xid {xid}.", fix="Look the number up in NVIDIA's Xid catalogue; until then drain the card.", verify="No further Xid on {bdf}."),
-    log("XID79-ALT", C, "A card has fallen off the bus", "fallen off the bus", r"GPU (?P<gpu>[0-9A-Fa-f:.]+): GPU has fallen off the bus|NVRM: (?:The NVIDIA GPU|GPU at) [^\n]*(?:\n[^\n]*){0,3}fallen off the bus", needs=KERNEL, category="gpu", depth=0, unless=r"Xid \(", spans=True,
+    log("XID79-ALT", C, "A card has fallen off the bus", "fallen off the bus", r"GPU (?P<gpu>[0-9A-Fa-f:.]+): GPU has fallen off the bus|NVRM: (?:The NVIDIA GPU|GPU at) [^\n]*(?:\n[^\n]*){0,3}fallen off the bus", needs=KERNEL, category="gpu", depth=2, unless=r"Xid \(", spans=True,
         cause="Card {gpu} no longer answers on PCIe: power, heat, slot, riser or the card itself.", fix="Drain the host, power it off and on (cold); check power cables, seating, riser; replace the card if it comes back.", verify="`nvidia-smi -L` lists all cards under load for a day."),
     log("SXID-FATAL", C, "An NVSwitch reported a fatal error", "sxid", r"nvidia-nvswitch(?P<sw>\d+): SXid \(PCI:(?P<bdf>[0-9a-fA-F:.]+)\): (?P<code>\d+), Fatal", needs=KERNEL, category="gpu", depth=0,
         cause="NVSwitch {sw} ({bdf}) failed with SXid {code}; all cards on it are affected.", fix="Drain the host; restart the Fabric Manager after resetting all GPUs (nvidia-smi --gpu-reset), or power-cycle; if it comes back the board must be replaced.", verify="`nvidia-smi nvlink -s` shows all links; no new SXid."),

@@ -9,7 +9,7 @@ _JOB = "Start the job again: all ranks join within a minute."
 
 RULES = (
     log("GLOO-CONNECT", C, "Gloo's full mesh could not be built", "connectfullmesh", r"Gloo connectFullMesh failed with (?P<why>[^\n]{0,160})",
-        cause="Hosts cannot reach each other on the address Gloo chose ({why}); /etc/hosts that maps the own name to 127.0.1.1 does this too.",
+        depth=2, cause="Hosts cannot reach each other on the address Gloo chose ({why}); /etc/hosts that maps the own name to 127.0.1.1 does this too.",
         fix="Set GLOO_SOCKET_IFNAME to the interface all hosts share on every host, make each host's name resolve to that address, open the ports between hosts.", verify=_JOB),
     log("GLOO-IFACE", C, "Gloo finds no address for the interface or host name", "unable to find address for|unable to resolve hostname to a (local) address|unable to find interface",
         r"Unable to find (?:address for|interface):? ?(?P<name>[\w.-]+)|[Uu]nable to resolve hostname to a \(local\) address",
@@ -25,11 +25,11 @@ RULES = (
         fix="Look at the last lines of ranks {ranks} and the kernel logs of their hosts.", verify=_JOB),
     log("TCPSTORE-TIMEOUT", C, "The master address does not answer", "client socket has timed out after|client socket has failed to connect",
         r"client socket has timed out after (?P<s>\d+)(?:s|ms| ?milliseconds) while trying to connect to \((?P<peer>[^)]+)\)|client socket has failed to connect to \[?(?P<peer2>[^\]\s]+)\]?[^\n]{0,60}errno: (?P<errno>\d+ - [\w ]+)",
-        unless=r"retry|IPv6 network addresses", depth=1,
+        unless=r"retry|IPv6 network addresses", depth=2,
         cause="MASTER_ADDR/MASTER_PORT ({peer}{peer2}) is not reachable from here: rank 0 is not up, the address is wrong, or a firewall blocks it.",
         fix="Start rank 0 first, set MASTER_ADDR to an address of rank 0's host that the others reach (not localhost, not a Docker bridge), open the port; in containers use --network=host.",
         verify="`nc -vz MASTER_ADDR MASTER_PORT` from the other hosts works while rank 0 waits."),
-    log("TCPSTORE-CLIENTS", C, "Not all ranks came to the rendezvous", "clients joined", r"waiting for clients\. (?P<have>\d+)/(?P<want>\d+) clients joined", depth=1,
+    log("TCPSTORE-CLIENTS", C, "Not all ranks came to the rendezvous", "clients joined", r"waiting for clients\. (?P<have>\d+)/(?P<want>\d+) clients joined", depth=2,
         cause="Only {have} of {want} processes joined: some were not started, died while starting, or cannot reach the master.",
         fix="Check that every host runs the same --nnodes/--nproc-per-node and master address; look at the logs of the hosts that are missing.", verify=_JOB),
     log("TCPSTORE-PORT", C, "The master port is taken", "failed to listen on any local network address|errno: 98 - address already in use",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsctl.doctor.rules.entry import C, W, log
+from dsctl.doctor.rules.entry import C, log
 
 _IMPORT = "`python -c 'import torch, vllm'` (or sglang) works."
 
@@ -21,6 +21,6 @@ RULES = (
     log("TRITON-CACHE", C, "Triton's cache cannot be used", "triton", r"(?:\.triton/cache|triton[^\n]{0,60}cache)[^\n]{0,120}(?:Permission denied|No such file or directory|Stale file handle|Text file busy)", category="torch", cause="Several processes share a cache directory that is on a network file system or not writable.", fix="TRITON_CACHE_DIR=/tmp/triton-$USER on a local disk, one per node.", verify="The kernels compile."),
     log("ELASTIC-FAIL", C, "torchrun reports a failed worker", "exitcode: -|failed (exitcode|root cause (first observed failure)|childfailederror", r"failed \(exitcode: (?P<code>-?\d+)\) local_rank: (?P<local>\d+)|exitcode +: (?P<code2>-?\d+) \(pid: (?P<pid>\d+)\)", category="torch", depth=5, refine="elastic",
         cause="Local rank {local} ended with exit code {code}{code2}; torchrun stopped the others.", fix="Look at that rank's own output before this line; -9 is the memory killer (`dmesg -T`), -7 /dev/shm, -11 native code, -6 an abort (often NCCL's watchdog).", verify="The job runs."),
-    log("SIGKILL", W, "A process was killed with signal 9", "sigkill|exitcode=-9|exit code -9|exitcode -9|died from signal 9", r"exit ?code[ =:]*-9\b|(?:received|killed by|died from|Signal 9).{0,20}(?:SIGKILL|signal 9)|worker .*was sent SIGKILL", category="host", depth=3, unless=r"Sending|sending|timeout.*(?:SIGTERM|SIGKILL) after",
+    log("SIGKILL", C, "A process was killed with signal 9", "sigkill|exitcode=-9|exit code -9|exitcode -9|died from signal 9", r"exit ?code[ =:]*-9\b|(?:received|killed by|died from|Signal 9).{0,20}(?:SIGKILL|signal 9)|worker .*was sent SIGKILL", category="host", depth=3, unless=r"Sending|sending|timeout.*(?:SIGTERM|SIGKILL) after",
         cause="Nothing inside the process: the kernel's memory killer, a container limit, a batch system, or an operator.", fix="`dmesg -T | grep -i 'killed process'` on that host and the container's OOMKilled flag; if memory: give more or load less at once.", verify="The job runs; no new kill in dmesg."),
 )  # fmt: skip
