@@ -42,29 +42,26 @@ inline void take(float (*scores)[TILE], int count, const V* const* v, int64_t wi
         states[m].top = highest;
         states[m].sum = states[m].sum * gap[0] + sum(total);
     }
-    auto chunk = [&](int64_t c, auto vectors, int rest) {
+    auto chunk = [&](int64_t c, auto vectors) {
         constexpr int N = decltype(vectors)::value;
-        F16 acc[M][N];
-        for (int m = 0; m < M; ++m)
-            for (int n = 0; n < N; ++n)
-                acc[m][n] = mul(rest ? load(o[m] + c, rest) : load(o[m] + c + n * LANES), set1(shrink[m]));
-        for (int j = 0; j < count; ++j)
-            for (int n = 0; n < N; ++n) {
-                F16 x = rest ? load(v[j] + c, rest) : load(v[j] + c + n * LANES);
-                for (int m = 0; m < M; ++m) acc[m][n] = fma(set1(scores[m][j]), x, acc[m][n]);
-            }
-        for (int m = 0; m < M; ++m)
-            for (int n = 0; n < N; ++n) {
-                if (rest)
-                    store(o[m] + c, acc[m][n], rest);
-                else
-                    store(o[m] + c + n * LANES, acc[m][n]);
-            }
+        F16 acc[M * N];
+        repeat<M * N>(EACH(i) { acc[i] = mul(load(o[i / N] + c + i % N * LANES), set1(shrink[i / N])); });
+        for (int j = 0; j < count; ++j) {
+            F16 x[N];
+            repeat<N>(EACH(n) { x[n] = load(v[j] + c + n * LANES); });
+            repeat<M * N>(EACH(i) { acc[i] = fma(set1(scores[i / N][j]), x[i % N], acc[i]); });
+        }
+        repeat<M * N>(EACH(i) { store(o[i / N] + c + i % N * LANES, acc[i]); });
     };
     int64_t c = 0;
-    for (; c + 4 * LANES <= width; c += 4 * LANES) chunk(c, std::integral_constant<int, 4>{}, 0);
-    for (; c + LANES <= width; c += LANES) chunk(c, std::integral_constant<int, 1>{}, 0);
-    if (c < width) chunk(c, std::integral_constant<int, 1>{}, int(width - c));
+    for (; c + 4 * LANES <= width; c += 4 * LANES) chunk(c, std::integral_constant<int, 4>{});
+    for (; c + LANES <= width; c += LANES) chunk(c, std::integral_constant<int, 1>{});
+    if (c == width) return;
+    for (int m = 0; m < M; ++m) {
+        F16 acc = mul(load(o[m] + c, int(width - c)), set1(shrink[m]));
+        for (int j = 0; j < count; ++j) acc = fma(set1(scores[m][j]), load(v[j] + c, int(width - c)), acc);
+        store(o[m] + c, acc, int(width - c));
+    }
 }
 
 struct Parts {  // results of all parts of all rows, until they are joined

@@ -10,27 +10,25 @@ namespace dsctl {
 template <int M, int N, typename X, typename W>
 struct DotTile {
     static inline void run(const X* const* x, const W* w, int64_t ldw, int64_t K, float* out, int64_t ldo) {
-        F16 acc[M][N];
-        for (int m = 0; m < M; ++m)
-            for (int n = 0; n < N; ++n) acc[m][n] = zero();
+        F16 acc[M * N];
+        repeat<M * N>(EACH(i) { acc[i] = zero(); });
         int64_t k = 0;
         for (; k + LANES <= K; k += LANES) {
-            F16 b[N];
-            for (int n = 0; n < N; ++n) b[n] = load(w + n * ldw + k);
-            for (int m = 0; m < M; ++m) {
-                F16 a = load(x[m] + k);
-                for (int n = 0; n < N; ++n) acc[m][n] = fma(a, b[n], acc[m][n]);
-            }
+            F16 a[M], b[N];
+            repeat<N>(EACH(n) { b[n] = load(w + n * ldw + k); });
+            repeat<M>(EACH(m) { a[m] = load(x[m] + k); });
+            repeat<M * N>(EACH(i) { acc[i] = fma(a[i / N], b[i % N], acc[i]); });
         }
         if (k < K) {
-            int rest = int(K - k);
-            for (int m = 0; m < M; ++m) {
-                F16 a = load(x[m] + k, rest);
-                for (int n = 0; n < N; ++n) acc[m][n] = fma(a, load(w + n * ldw + k, rest), acc[m][n]);
-            }
+            F16 a[M], b[N];
+            repeat<N>(EACH(n) { b[n] = load(w + n * ldw + k, int(K - k)); });
+            repeat<M>(EACH(m) { a[m] = load(x[m] + k, int(K - k)); });
+            repeat<M * N>(EACH(i) { acc[i] = fma(a[i / N], b[i % N], acc[i]); });
         }
-        for (int m = 0; m < M; ++m)
-            for (int n = 0; n < N; ++n) out[m * ldo + n] = sum(acc[m][n]);
+        F16 sums[M * N];
+        std::memcpy(sums, acc, sizeof acc);
+        settle();
+        for (int i = 0; i < M * N; ++i) out[i / N * ldo + i % N] = sum(sums[i]);
     }
 };
 
@@ -67,7 +65,7 @@ struct Dense {
     template <int M>
     static __attribute__((noinline)) void tile(const Weight& w, int64_t block, const void* const* rows, float* out) {
         const float* x[M];
-        for (int m = 0; m < M; ++m) x[m] = static_cast<const float*>(rows[m]);
+        repeat<M>(EACH(m) { x[m] = static_cast<const float*>(rows[m]); });
         int64_t left = w.N - block * BLOCK;
         dot<M, float, W>(x, w.w + block * BLOCK * w.K, w.K, w.K, int(left < BLOCK ? left : BLOCK), out, BLOCK);
     }

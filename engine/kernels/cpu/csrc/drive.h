@@ -29,11 +29,9 @@ template <typename Body>
 inline void row_tiles(int64_t count, Body body) {
     int64_t m = 0;
     for (; m + TILE_M <= count; m += TILE_M) body.template run<TILE_M>(m);
-    switch (count - m) {
-        case 3: body.template run<3>(m); break;
-        case 2: body.template run<2>(m); break;
-        case 1: body.template run<1>(m); break;
-    }
+    for (; m + 4 <= count; m += 4) body.template run<4>(m);
+    for (; m + 2 <= count; m += 2) body.template run<2>(m);
+    if (m < count) body.template run<1>(m);
 }
 
 inline int64_t grain(int threads, int64_t tasks, int64_t bytes_each) {

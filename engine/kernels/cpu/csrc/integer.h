@@ -9,22 +9,20 @@ namespace dsctl {
 // One vector of 16 int32 sums, each fed by four neighbouring bytes of k.
 #if defined(__AVX512VNNI__)
 constexpr int OFFSET = 128;  // activations are stored as u8 = q + 128 for int8 weights; `comp` takes it back
-struct I16 {
-    __m512i v;
-};
-inline I16 izero() { return {_mm512_setzero_si512()}; }
+using I16 = __m512i;
+inline I16 izero() { return _mm512_setzero_si512(); }
 inline I16 dot_signed(I16 acc, int32_t x4, const int8_t* w) {
-    return {_mm512_dpbusd_epi32(acc.v, _mm512_set1_epi32(x4), _mm512_loadu_si512(w))};
+    return _mm512_dpbusd_epi32(acc, _mm512_set1_epi32(x4), _mm512_loadu_si512(w));
 }
 inline void dot_nibbles(I16& low, I16& high, int32_t x4, const uint8_t* w) {
     __m512i x = _mm512_set1_epi32(x4), b = _mm512_loadu_si512(w), mask = _mm512_set1_epi8(15);
-    low.v = _mm512_dpbusd_epi32(low.v, _mm512_and_si512(b, mask), x);
-    high.v = _mm512_dpbusd_epi32(high.v, _mm512_and_si512(_mm512_srli_epi16(b, 4), mask), x);
+    low = _mm512_dpbusd_epi32(low, _mm512_and_si512(b, mask), x);
+    high = _mm512_dpbusd_epi32(high, _mm512_and_si512(_mm512_srli_epi16(b, 4), mask), x);
 }
 inline F16 minus(I16 a, const int32_t* c) {  // float(a − c)
-    return {_mm512_cvtepi32_ps(_mm512_sub_epi32(a.v, _mm512_loadu_si512(c)))};
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(a, _mm512_loadu_si512(c)));
 }
-inline F16 minus(I16 a, int32_t c) { return {_mm512_cvtepi32_ps(_mm512_sub_epi32(a.v, _mm512_set1_epi32(c)))}; }
+inline F16 minus(I16 a, int32_t c) { return _mm512_cvtepi32_ps(_mm512_sub_epi32(a, _mm512_set1_epi32(c))); }
 #elif defined(__AVX2__)
 constexpr int OFFSET = 0;
 struct I16 {
@@ -132,26 +130,23 @@ struct Int8 {
     static inline void columns(const Weight& w, int64_t block, int first_vector, const void* const* rows, float* out) {
         int64_t K4 = (w.K + 3) / 4;
         const int8_t* q = w.q + block * BLOCK * K4 * 4 + first_vector * 64;
-        I16 acc[M][V];
-        for (int m = 0; m < M; ++m)
-            for (int v = 0; v < V; ++v) acc[m][v] = izero();
+        I16 acc[M * V];
+        repeat<M * V>(EACH(i) { acc[i] = izero(); });
         for (int64_t k = 0; k < K4; ++k, q += BLOCK * 4) {
             if (M == 1)
-                for (int v = 0; v < V; ++v) prefetch(q + 4096 + v * 64);
-            for (int m = 0; m < M; ++m) {
-                int32_t x4;
-                std::memcpy(&x4, static_cast<const char*>(rows[m]) + 4 * k, 4);
-                for (int v = 0; v < V; ++v) acc[m][v] = dot_signed(acc[m][v], x4, q + v * 64);
-            }
+                repeat<V>(EACH(v) { prefetch(q + 4096 + v * 64); });
+            int32_t x4[M];
+            repeat<M>(EACH(m) { std::memcpy(&x4[m], static_cast<const char*>(rows[m]) + 4 * k, 4); });
+            repeat<M * V>(EACH(i) { acc[i] = dot_signed(acc[i], x4[i / V], q + i % V * 64); });
         }
-        for (int m = 0; m < M; ++m) {
+        I16 sums[M * V];
+        std::memcpy(sums, acc, sizeof acc);
+        settle();
+        for (int i = 0; i < M * V; ++i) {
             float s;
-            std::memcpy(&s, static_cast<const char*>(rows[m]) + 4 * K4, 4);
-            for (int v = 0; v < V; ++v) {
-                int64_t n = block * BLOCK + (first_vector + v) * LANES;
-                F16 y = mul(mul(minus(acc[m][v], w.comp + n), set1(s)), load(w.scale + n));
-                store(out + m * BLOCK + (first_vector + v) * LANES, y);
-            }
+            std::memcpy(&s, static_cast<const char*>(rows[i / V]) + 4 * K4, 4);
+            int64_t at = (first_vector + i % V) * LANES, n = block * BLOCK + at;
+            store(out + i / V * BLOCK + at, mul(mul(minus(sums[i], w.comp + n), set1(s)), load(w.scale + n)));
         }
     }
     template <int M>
@@ -185,44 +180,48 @@ struct Int4 {
         return {static_cast<const uint8_t*>(m.q) + e * n * m.K / 2,
                 static_cast<const bf16*>(m.scale) + e * n * (m.K / m.group), m.N, m.K, m.group};
     }
+    // 8 · Σ x over a group: what the weights' zero point adds.
+    static inline int32_t zero_point(const void* row, int64_t K, int64_t first, int64_t group) {
+        int32_t total = 0;
+        for (int64_t k = first; k < first + group; k += 32) {
+            int32_t part;
+            std::memcpy(&part, static_cast<const char*>(row) + K + 4 + k / 8, 4);
+            total += part;
+        }
+        return total;
+    }
     template <int M, int H>
     static inline void columns(const Weight& w, int64_t block, int first_half, const void* const* rows, float* out) {
         const uint8_t* q = w.q + block * (BLOCK / 2) * w.K + first_half * 64;
         const bf16* scale = w.scale + block * BLOCK * (w.K / w.group) + first_half * 32;
-        F16 total[M][2 * H];
-        for (int m = 0; m < M; ++m)
-            for (int v = 0; v < 2 * H; ++v) total[m][v] = zero();
+        constexpr int V = 2 * H;
+        F16 total[M * V];
+        repeat<M * V>(EACH(i) { total[i] = zero(); });
         for (int64_t k0 = 0; k0 < w.K; k0 += w.group, scale += BLOCK) {
-            I16 acc[M][2 * H];
-            for (int m = 0; m < M; ++m)
-                for (int v = 0; v < 2 * H; ++v) acc[m][v] = izero();
+            I16 acc[M * V];
+            repeat<M * V>(EACH(i) { acc[i] = izero(); });
             for (int64_t k = k0; k < k0 + w.group; k += 4, q += 128) {
                 if (M == 1) {
                     prefetch(q + 4096);
                     if (H == 2) prefetch(q + 4096 + 64);
                 }
-                for (int m = 0; m < M; ++m) {
-                    int32_t x4;
-                    std::memcpy(&x4, static_cast<const char*>(rows[m]) + k, 4);
-                    for (int h = 0; h < H; ++h) dot_nibbles(acc[m][2 * h], acc[m][2 * h + 1], x4, q + h * 64);
-                }
+                int32_t x4[M];
+                repeat<M>(EACH(m) { std::memcpy(&x4[m], static_cast<const char*>(rows[m]) + k, 4); });
+                repeat<M * H>(EACH(i) { dot_nibbles(acc[2 * i], acc[2 * i + 1], x4[i / H], q + i % H * 64); });
             }
-            for (int m = 0; m < M; ++m) {
-                int32_t zero_part = 0;
-                for (int64_t k = k0; k < k0 + w.group; k += 32) {
-                    int32_t part;
-                    std::memcpy(&part, static_cast<const char*>(rows[m]) + w.K + 4 + k / 8, 4);
-                    zero_part += part;
-                }
-                for (int v = 0; v < 2 * H; ++v)
-                    total[m][v] = fma(minus(acc[m][v], zero_part), load(scale + v * LANES), total[m][v]);
-            }
+            int32_t zero_part[M];
+            repeat<M>(EACH(m) { zero_part[m] = zero_point(rows[m], w.K, k0, w.group); });
+            repeat<M * V>(EACH(i) {
+                total[i] = fma(minus(acc[i], zero_part[i / V]), load(scale + i % V * LANES), total[i]);
+            });
         }
-        for (int m = 0; m < M; ++m) {
+        F16 sums[M * V];
+        std::memcpy(sums, total, sizeof total);
+        settle();
+        for (int i = 0; i < M * V; ++i) {
             float s;
-            std::memcpy(&s, static_cast<const char*>(rows[m]) + w.K, 4);
-            for (int v = 0; v < 2 * H; ++v)
-                store(out + m * BLOCK + first_half * 32 + v * LANES, mul(total[m][v], set1(s)));
+            std::memcpy(&s, static_cast<const char*>(rows[i / V]) + w.K, 4);
+            store(out + i / V * BLOCK + first_half * 32 + i % V * LANES, mul(sums[i], set1(s)));
         }
     }
     template <int M>

@@ -7,6 +7,8 @@
 // A row's result depends on that row only: M merely shares the reading of the weights.
 #pragma once
 
+#include <utility>
+
 #include "vec.h"
 
 namespace dsctl {
@@ -25,10 +27,23 @@ struct Matrix {  // mirrored in library.py
 
 constexpr int BLOCK = 64;  // output columns of one tile
 #if defined(__AVX512F__)
-constexpr int TILE_M = 4, DENSE_M = 4, DENSE_N = 4, COLUMN_VECTORS = 4;
+constexpr int TILE_M = 6, DENSE_M = 6, DENSE_N = 4, COLUMN_VECTORS = 4;  // 24 sums in 32 registers
 #else
 constexpr int TILE_M = 4, DENSE_M = 2, DENSE_N = 2, COLUMN_VECTORS = 1;
 #endif
+
+// body(0), …, body(N - 1) with constant arguments: sums in an array then stay in registers, which loops do not ensure.
+template <typename Body, int... I>
+inline __attribute__((always_inline)) void repeat(Body&& body, std::integer_sequence<int, I...>) {
+    (body(std::integral_constant<int, I>{}), ...);
+}
+template <int N, typename Body>
+inline __attribute__((always_inline)) void repeat(Body&& body) {
+    repeat(body, std::make_integer_sequence<int, N>{});
+}
+// Sums go to memory here, once: without it compilers spread what follows over the loop and store them every time round.
+inline void settle() { asm volatile("" ::: "memory"); }
+#define EACH(i) [&](auto i) __attribute__((always_inline))
 
 inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 

@@ -70,38 +70,36 @@ inline void from_float(float x, half& y) {  // round to nearest even
 
 #if defined(__AVX512F__)
 
-struct F16 {
-    __m512 v;
-};
+using F16 = __m512;  // no struct around it: compilers keep arrays of those in memory
 inline __mmask16 first(int n) { return __mmask16((1u << n) - 1u); }
-inline F16 zero() { return {_mm512_setzero_ps()}; }
-inline F16 set1(float x) { return {_mm512_set1_ps(x)}; }
-inline F16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline F16 zero() { return _mm512_setzero_ps(); }
+inline F16 set1(float x) { return _mm512_set1_ps(x); }
+inline F16 load(const float* p) { return _mm512_loadu_ps(p); }
 inline F16 load(const bf16* p) {
     __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(w, 16))};
+    return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
 }
-inline F16 load(const half* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
-inline F16 load(const half* p, int n) { return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p))}; }
-inline F16 load(const float* p, int n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
+inline F16 load(const half* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline F16 load(const half* p, int n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p)); }
+inline F16 load(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
 inline F16 load(const bf16* p, int n) {
     __m512i w = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), p));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(w, 16))};
+    return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
 }
-inline void store(float* p, F16 a) { _mm512_storeu_ps(p, a.v); }
-inline F16 add(F16 a, F16 b) { return {_mm512_add_ps(a.v, b.v)}; }
-inline F16 sub(F16 a, F16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
-inline F16 mul(F16 a, F16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
-inline F16 div(F16 a, F16 b) { return {_mm512_div_ps(a.v, b.v)}; }
-inline F16 fma(F16 a, F16 b, F16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-inline F16 max(F16 a, F16 b) { return {_mm512_max_ps(a.v, b.v)}; }  // b when either is NaN
-inline F16 min(F16 a, F16 b) { return {_mm512_min_ps(a.v, b.v)}; }
-inline F16 nearest(F16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline void store(float* p, F16 a) { _mm512_storeu_ps(p, a); }
+inline F16 add(F16 a, F16 b) { return _mm512_add_ps(a, b); }
+inline F16 sub(F16 a, F16 b) { return _mm512_sub_ps(a, b); }
+inline F16 mul(F16 a, F16 b) { return _mm512_mul_ps(a, b); }
+inline F16 div(F16 a, F16 b) { return _mm512_div_ps(a, b); }
+inline F16 fma(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a, b, c); }
+inline F16 max(F16 a, F16 b) { return _mm512_max_ps(a, b); }  // b when either is NaN
+inline F16 min(F16 a, F16 b) { return _mm512_min_ps(a, b); }
+inline F16 nearest(F16 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline F16 power_of_two(F16 n) {
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
 }
 inline F16 zero_below(F16 x, float limit, F16 y) {  // y, but 0 where x < limit
-    return {_mm512_mask_mov_ps(y.v, _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(limit), _CMP_LT_OQ), _mm512_setzero_ps())};
+    return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_LT_OQ), _mm512_setzero_ps());
 }
 
 #elif defined(__AVX2__)
@@ -144,46 +142,43 @@ inline F16 zero_below(F16 x, float limit, F16 y) {
 
 #else
 
-typedef float Lanes __attribute__((vector_size(64), aligned(4)));
-struct F16 {
-    Lanes v;
-};
-inline F16 set1(float x) { return {Lanes{} + x}; }
-inline F16 zero() { return {Lanes{}}; }
+typedef float F16 __attribute__((vector_size(64)));
+inline F16 set1(float x) { return F16{} + x; }
+inline F16 zero() { return F16{}; }
 inline F16 load(const float* p) {
     F16 r;
-    std::memcpy(&r.v, p, 64);
+    std::memcpy(&r, p, 64);
     return r;
 }
 template <typename T>
 inline F16 load(const T* p) {
     F16 r;
-    for (int i = 0; i < LANES; ++i) r.v[i] = to_float(p[i]);
+    for (int i = 0; i < LANES; ++i) r[i] = to_float(p[i]);
     return r;
 }
-inline void store(float* p, F16 a) { std::memcpy(p, &a.v, 64); }
-inline F16 add(F16 a, F16 b) { return {a.v + b.v}; }
-inline F16 sub(F16 a, F16 b) { return {a.v - b.v}; }
-inline F16 mul(F16 a, F16 b) { return {a.v * b.v}; }
-inline F16 div(F16 a, F16 b) { return {a.v / b.v}; }
-inline F16 fma(F16 a, F16 b, F16 c) { return {a.v * b.v + c.v}; }
-inline F16 max(F16 a, F16 b) { return {a.v > b.v ? a.v : b.v}; }
-inline F16 min(F16 a, F16 b) { return {a.v < b.v ? a.v : b.v}; }
+inline void store(float* p, F16 a) { std::memcpy(p, &a, 64); }
+inline F16 add(F16 a, F16 b) { return a + b; }
+inline F16 sub(F16 a, F16 b) { return a - b; }
+inline F16 mul(F16 a, F16 b) { return a * b; }
+inline F16 div(F16 a, F16 b) { return a / b; }
+inline F16 fma(F16 a, F16 b, F16 c) { return a * b + c; }
+inline F16 max(F16 a, F16 b) { return a > b ? a : b; }
+inline F16 min(F16 a, F16 b) { return a < b ? a : b; }
 inline F16 nearest(F16 a) {
     const float magic = 12582912.f;  // 1.5 × 2^23: adding it rounds to an integer
-    return {(a.v + magic) - magic};
+    return (a + magic) - magic;
 }
 inline F16 power_of_two(F16 n) {
     F16 r;
     for (int i = 0; i < LANES; ++i) {
-        int32_t u = (n.v[i] == n.v[i] ? int32_t(n.v[i]) + 127 : 127) << 23;
+        int32_t u = (n[i] == n[i] ? int32_t(n[i]) + 127 : 127) << 23;
         float f;
         std::memcpy(&f, &u, 4);
-        r.v[i] = f;
+        r[i] = f;
     }
     return r;
 }
-inline F16 zero_below(F16 x, float limit, F16 y) { return {x.v < limit ? Lanes{} : y.v}; }
+inline F16 zero_below(F16 x, float limit, F16 y) { return x < limit ? F16{} : y; }
 
 #endif
 
