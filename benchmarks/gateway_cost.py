@@ -25,6 +25,8 @@ from dsctl.gateway.upstream import Connection, Pool
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PATH = "/v1/chat/completions"
+WORKERS = 16
+PARTS = 5
 
 
 def cpu_s(pid: int) -> float:
@@ -135,12 +137,18 @@ async def per_event(pid: int, pool: Pool, streams: int, seconds: float) -> tuple
 async def per_request(
     pid: int, pool: Pool, count: int, *, stream: bool, background: float = 0.0
 ) -> tuple[float, float]:
-    """CPU µs per one-token request less `background` (CPU s per s), and requests per second."""
-    await one_shots(pool, 200, 8, stream=stream)
-    cpu, began = cpu_s(pid), time.monotonic()
-    await one_shots(pool, count, 8, stream=stream)
-    wall = time.monotonic() - began
-    return (cpu_s(pid) - cpu - background * wall) / count * 1e6, count / wall
+    """CPU µs per one-token request less `background` (CPU s per s), and requests per second: the best of five parts.
+
+    Other work on the machine makes the same instructions take longer, never shorter.
+    """
+    await one_shots(pool, 200, WORKERS, stream=stream)
+    parts: list[tuple[float, float]] = []
+    for _ in range(PARTS):
+        cpu, began = cpu_s(pid), time.monotonic()
+        await one_shots(pool, count // PARTS, WORKERS, stream=stream)
+        wall = time.monotonic() - began
+        parts.append(((cpu_s(pid) - cpu - background * wall) / (count // PARTS) * 1e6, count / PARTS / wall))
+    return min(parts)
 
 
 async def idle_share(pid: int, seconds: float) -> float:
@@ -161,7 +169,7 @@ class Options:
 
 def with_rig(replica: list[str], use: Callable[[Rig], Awaitable[None]]) -> None:
     """Run a measurement before two equal oracles."""
-    with tempfile.TemporaryDirectory() as name, Rig(Path(name), replica_options=replica) as rig:
+    with tempfile.TemporaryDirectory() as name, Rig(Path(name), replica_options=replica, ledgers=False) as rig:
         uvloop.run(_awaited(use, rig))
 
 
@@ -171,7 +179,7 @@ async def _awaited(use: Callable[[Rig], Awaitable[None]], rig: Rig) -> None:
 
 def gateway_figures(options: Options) -> None:
     """Print the gateway's figures."""
-    print("gateway (all checks, health, ledger of every request)")
+    print("gateway, as it is started by default")
 
     async def events(rig: Rig) -> None:
         cost, rate = await per_event(rig.gateway.pid, Pool(rig.url), 50, options.seconds)
@@ -181,7 +189,7 @@ def gateway_figures(options: Options) -> None:
         for stream in (False, True):
             cost, rate = await per_request(rig.gateway.pid, Pool(rig.url), options.requests, stream=stream)
             kind = "stream" if stream else "whole "
-            print(f"  per request, {kind}    {cost:6.1f} µs CPU   ({rate:.0f} requests/s, 8 at a time)")
+            print(f"  per request, {kind}    {cost:6.1f} µs CPU   ({rate:.0f} requests/s, best of 5)")
 
     with_rig(["--ttft-ms", "20", "--itl-ms", "20"], events)
     with_rig(["--ttft-ms", "0", "--itl-ms", "0"], requests)
@@ -191,7 +199,7 @@ def gateway_figures(options: Options) -> None:
 def beside_figures(options: Options) -> None:
     """Print the cost of a request beside open streams; the streams run on a replica that takes 2 s per token."""
     with tempfile.TemporaryDirectory() as name:
-        rig = Rig(Path(name), replica_options=["--ttft-ms", "0", "--itl-ms", "0"])
+        rig = Rig(Path(name), replica_options=["--ttft-ms", "0", "--itl-ms", "0"], ledgers=False)
         rig.replicas["r2"].arguments += ["--ttft-ms", "100", "--itl-ms", "2000"]
         rig.states["r1"] = "draining"
         with rig:
@@ -243,14 +251,14 @@ async def _passthrough(pid: int, url: str, title: str, options: Options) -> None
     for stream in (False, True):
         cost, rate = await per_request(pid, pool, options.requests, stream=stream)
         kind = "stream" if stream else "whole "
-        print(f"  per request, {kind}    {cost:6.1f} µs CPU   ({rate:.0f} requests/s, 8 at a time)")
+        print(f"  per request, {kind}    {cost:6.1f} µs CPU   ({rate:.0f} requests/s, best of 5)")
 
 
 def main() -> None:
     """Print all figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway_cost", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--requests", type=int, default=6000)
+    parser.add_argument("--requests", type=int, default=10000)
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--compare", action="store_true")
     chosen = parser.parse_args()

@@ -116,6 +116,7 @@ class Rig:
         replica_options: list[str] | None = None,
         gateway_options: list[str] | None = None,
         replica_module: str = "dsctl.oracle",
+        ledgers: bool = True,
     ) -> None:
         self.folder = folder
         self.generation = 0
@@ -130,12 +131,15 @@ class Rig:
             port = free_port()
             arguments = ["-m", replica_module, "--name", name, "--port", str(port), *(replica_options or [])]
             arguments += ["--token-file", str(folder / "replica.token")]
-            arguments += ["--ledger", str(folder / "engine.jsonl")]
+            if ledgers:
+                arguments += ["--ledger", str(folder / "engine.jsonl")]
             self.replicas[name] = Program(name, arguments, folder)
             self.urls[name] = f"http://127.0.0.1:{port}"
             self.states[name] = "active"
         arguments = ["-m", "dsctl.gateway", "--state-dir", str(folder), "--port", str(free_port())]
-        arguments += ["--ledger", str(folder / "gateway.jsonl"), *(gateway_options or [])]
+        if ledgers:
+            arguments += ["--ledger", str(folder / "gateway.jsonl")]
+        arguments += gateway_options or []
         self.gateway = Program("gateway", arguments, folder)
         self.url = ""
         self.client = httpx.Client(timeout=WAIT_S)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+
+import msgspec
 
 from dsctl.gateway import admission, pages
 from dsctl.gateway.asgi import ClientConnection, Headers, Receive, Scope, Send
@@ -17,8 +18,7 @@ from dsctl.gateway.sink import StreamSink, WholeSink, send_refusal
 _log = logging.getLogger("dsctl.gateway")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How a request ended: done, refused, aborted or failed; with the status and code the client saw."""
 
     word: str
@@ -120,7 +120,7 @@ class Gateway:
         metrics.requests[(session.call.route, str(outcome.status), outcome.word)] += 1
         if outcome.word == "done":
             metrics.e2e.observe(time.monotonic() - session.began)
-            self.desk.ended()
+            self.desk.done += 1
         elif outcome.word == "aborted":
             metrics.disconnects += 1
         if session.continuations:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import msgspec
@@ -17,8 +16,7 @@ Kind = Literal["done", "refused", "busy", "failed", "broken", "stale"]
 _HEARTBEAT = b": hb"
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """How an attempt ended: `broken` may be tried again, `refused` and `failed` are final, `busy` is neutral."""
 
     kind: Kind

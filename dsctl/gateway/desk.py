@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 import time
 
@@ -20,7 +19,7 @@ from dsctl.gateway.table import TableFile
 
 _log = logging.getLogger("dsctl.gateway")
 SOON_S = 0.05
-RATE_HALF_LIFE_S = 10.0
+RATE_S = 10.0
 
 
 class Desk:
@@ -38,7 +37,8 @@ class Desk:
         self.is_draining = False
         self.ledger = Ledger(settings.ledger)
         self.metrics = Metrics(self)
-        self._done_rate = 0.0  # requests per second, decaying
+        self.done = 0  # requests served since the last look
+        self._done_rate = 0.0  # requests per second, smoothed over RATE_S
         self._rate_at = time.monotonic()
 
     @property
@@ -75,22 +75,18 @@ class Desk:
         for session in list(self.held):
             session.wake()
 
-    def ended(self) -> None:
-        """A request was served: remember the pace."""
-        self._decay()
-        self._done_rate += math.log(2) / RATE_HALF_LIFE_S
-
     def retry_after(self) -> int:
         """Seconds until what is in flight will likely have drained at the present pace, ±20 %, within 1…120."""
-        self._decay()
         waiting = len(self.held) + len(self.sessions)
         seconds = waiting / self._done_rate if self._done_rate > 0.01 else 5.0
         return max(1, min(120, round(seconds * random.uniform(0.8, 1.2))))
 
-    def _decay(self) -> None:
+    def _measure_pace(self) -> None:
         now = time.monotonic()
-        self._done_rate *= 0.5 ** ((now - self._rate_at) / RATE_HALF_LIFE_S)
-        self._rate_at = now
+        passed = max(1e-3, now - self._rate_at)
+        share = min(1.0, passed / RATE_S)
+        self._done_rate += share * (self.done / passed - self._done_rate)
+        self.done, self._rate_at = 0, now
 
     def stop_all(self) -> None:
         """The gateway must end now: every session says so to its client."""
@@ -112,6 +108,7 @@ class Desk:
             self.fleet.tick()
             self.ledger.flush()
             if count % SESSION_TICKS == 0:
+                self._measure_pace()
                 self._look_at_sessions()
                 self._poll_table()
             if count % (SESSION_TICKS * 5) == 0:

@@ -95,7 +95,7 @@ async def _fetch(replica: Replica, path: str, token: str) -> bytes | None:
     connection = None
     try:
         connection = replica.pool.take() or await replica.pool.connect(CONNECT_S)
-        connection.send(waiting, request_head("GET", path, replica.row.host, token))
+        connection.send(waiting, request_head("GET", path, replica.host, token))
         async with asyncio.timeout(MODELS_S):
             return await waiting.done
     except (OSError, TimeoutError):

@@ -63,6 +63,7 @@ class Replica:
     def __init__(self, row: Row, on_change: Callable[[], None]) -> None:
         self.row = row
         self.pool = Pool(row.url)
+        self.host = row.host
         self.health = Health(self._changed)
         self.attempts: set[Attempt] = set()
         self.incarnation = 1
@@ -181,7 +182,7 @@ async def _watch_once(replica: Replica, token: str) -> str:
         replica.health.refused(f"cannot connect: {error.strerror or error}")
         return f"cannot connect: {error.strerror or error}"
     reader = ProgressReader(replica)
-    connection.send(reader, request_head("GET", PROGRESS_PATH, replica.row.host, token))
+    connection.send(reader, request_head("GET", PROGRESS_PATH, replica.host, token))
     try:
         await _until_broken(replica)
     finally:

@@ -59,7 +59,6 @@ class Session:
         self._trouble_since = 0.0
         self._is_retry = False
         self._numerics: tuple[str, bool] | None = None  # of the replica whose tokens the client has
-        self._last_replica: Replica | None = None
 
     async def run(self) -> None:
         """Serve until done; raises RefusedError when it cannot be and ClientGoneError when nobody listens any more."""
@@ -215,20 +214,19 @@ class Session:
         if self.is_gone:
             replica.pool.put(connection)
             raise ClientGoneError
-        await self._note_continuation(replica)
+        if self.history.started:
+            await self._note_continuation(replica)
         attempt = Attempt(replica, len(self.attempts) + 1, self.history, self.sink, self.wake)
         attempt.on_token = self._count
         self.attempts.append((replica.row.name, ""))
-        self._attempt, self._last_replica = attempt, replica
+        self._attempt = attempt
         resume = self.history.resume() if self.history.started else None
-        attempt.start(connection, self.call.request(replica.row.host, self._desk.token, attempt.number, resume))
+        attempt.start(connection, self.call.request(replica.host, self._desk.token, attempt.number, resume))
         ending = await self._follow(attempt)
         self.attempts[-1] = (replica.row.name, ending.cause or ending.kind)
         return ending
 
     async def _note_continuation(self, replica: Replica) -> None:
-        if not self.history.started or self._last_replica is None:
-            return
         numerics = replica.numerics
         kind = "exact" if numerics == self._numerics and numerics[1] else "valid"
         self.continuations.append(kind)

@@ -44,6 +44,7 @@ class Connection(asyncio.Protocol):
         self._pool = pool
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
+        self._pieces: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
         self.idle_since = 0.0
@@ -57,6 +58,7 @@ class Connection(asyncio.Protocol):
         """Send a whole request; its answer goes to `receiver`."""
         self._receiver = receiver
         self._headers = {}
+        self._pieces.clear()
         if self._transport is None or self._transport.is_closing():
             self._break("the connection was closed")
         else:
@@ -89,6 +91,16 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._break(f"not an HTTP answer: {error}")
+        if self._pieces:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Give the receiver what one read brought, however many chunks it came in."""
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if self._receiver is not None:
+            self._receiver.on_body(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Closed by either side."""
@@ -106,11 +118,12 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Parser: a piece of the body."""
-        if self._receiver is not None:
-            self._receiver.on_body(body)
+        self._pieces.append(body)
 
     def on_message_complete(self) -> None:
         """Parser: the answer is whole."""
+        if self._pieces:
+            self._hand_on()
         receiver, self._receiver = self._receiver, None
         if receiver is None or not self._parser.should_keep_alive():
             self.abort()
@@ -120,6 +133,8 @@ class Connection(asyncio.Protocol):
             receiver.on_complete()
 
     def _break(self, cause: str) -> None:
+        if self._pieces:
+            self._hand_on()
         receiver, self._receiver = self._receiver, None
         if self._transport is not None and not self._transport.is_closing():
             self._transport.abort()
