@@ -15,7 +15,7 @@ from dsctl.base.step import MakeState
 from dsctl.base.voice import Silence
 from dsctl.flows.project import Project
 
-PARTS = {"engine": ("torch", "tokenizers", "safetensors", "uvicorn"), "gateway": ("uvicorn", "aiohttp")}
+PARTS = {"engine": ("torch", "tokenizers", "safetensors", "uvicorn"), "gateway": ("uvicorn", "uvloop", "httptools")}
 
 
 def need(extra: str, verb: str) -> None:
