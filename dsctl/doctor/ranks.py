@@ -100,7 +100,12 @@ def lonely(case: Case) -> str:
     here = sorted(said)
     size = context.world(case)
     missing = f" of {size}" if size else ""
-    verb = "only " + ("rank" if len(here) == 1 else "ranks") + f" {', '.join(map(str, here[:16]))}'s log" + ("" if len(here) == 1 else "s")
+    verb = (
+        "only "
+        + ("rank" if len(here) == 1 else "ranks")
+        + f" {', '.join(map(str, here[:16]))}'s log"
+        + ("" if len(here) == 1 else "s")
+    )
     what = _what(list(said.values()))
     return f" It was {what}; {verb}{missing} {'is' if len(here) == 1 else 'are'} here, so the rank to blame cannot be named."
 
@@ -163,51 +168,57 @@ def _names(ranks: list[int]) -> str:
 
 def _suspects(case: Case, rule_id: str, ranks: list[int], stuck: list[Report], said: dict[int, Report]) -> Finding:
     rule = catalogue()[rule_id]
-    hosts, buses = context.places(case)
-    speaking = context.speakers(case)
+    hosts, _ = context.places(case)
     waiting = sorted(set(said) - set(ranks))
-    never = all((r.completed == -1) for r in stuck if r.completed is not None) and any(r.completed == -1 for r in stuck)
     verb = "never joined" if rule_id == "RANK-ABSENT" else "is behind in" if len(ranks) == 1 else "are behind in"
-    cause = (
-        f"{_names(ranks).capitalize()} {verb} {_what(stuck)}; {_names(waiting)} waited in it."
-        if waiting
-        else f"{_names(ranks).capitalize()} {verb} {_what(stuck)}."
-    )
+    who = _names(ranks).capitalize()
+    cause = f"{who} {verb} {_what(stuck)}" + (f"; {_names(waiting)} waited in it." if waiting else ".")
     evidence: list[Evidence] = [quote(r.hit) for r in stuck[:1] if r.hit]
     for rank in ranks[:4]:
-        where = f" on {hosts[rank]}" if rank in hosts else ""
-        card = f", card at bus {buses[rank]}" if rank in buses else ""
-        word = context.exception_of(case, rank) or context.last_words(case, rank)
-        report = said.get(rank)
-        if report is not None and report.enqueued is not None:
-            cause += (
-                f" Rank {rank}{where}{card} had queued {report.enqueued} collectives and completed {report.completed}."
-            )
-        elif rank in hosts or word:
-            cause += f" Rank {rank} ran{where or ' on an unknown host'}{card}."
-        if word is not None:
-            cause += f" Its last line: «{word[2]}»."
-            evidence.append(Evidence(*word))
-        elif rank not in speaking:
-            cause += f" No line of rank {rank} is in these logs: it died silently, or its log is missing here."
-    if never:
+        told, line = _told_of(case, rank, said.get(rank))
+        cause += told
+        evidence += line
+    completed = [r.completed for r in stuck if r.completed is not None]
+    if completed and set(completed) == {-1}:
         cause += " No collective of this group had ever completed: the rank may still have been loading, or the network never worked."
-    first = next((hosts[r] for r in ranks if r in hosts), "")
-    place = f" ({first})" if first else ""
-    crashed = next(((r, e) for r in ranks if (e := context.exception_of(case, r)) is not None), None)
-    fix = f"Go to {_names(ranks)}{place}: look at the last lines of that log and at `dmesg -T` of the host (Xid, killed process); if it still runs, `py-spy dump --pid PID`. Repair what stopped it; do not raise the time-out."
+    host = next((hosts[r] for r in ranks if r in hosts), "")
+    place = f" ({host})" if host else ""
+    fix = _suspect_fix(case, ranks, place)
+    title = f"{who}{place} {verb} the collective"
     finding = Finding(
-        rule,
-        f"{_names(ranks).capitalize()}{place} {verb} the collective",
-        cause,
-        fix,
-        rule.verify,
-        rule.severity,
-        first,
-        ranks=tuple(ranks),
-        evidence=evidence[:4],
+        rule, title, cause, fix, rule.verify, rule.severity, host, ranks=tuple(ranks), evidence=evidence[:4]
     )
     return _timed(finding, stuck)
+
+
+def _suspect_fix(case: Case, ranks: list[int], place: str) -> str:
+    """Its own exception where there is one, else where to look."""
+    for rank in ranks:
+        if (crash := context.exception_of(case, rank)) is not None:
+            where = f"{crash[0]}:{crash[1]}"
+            return f"Rank {rank} ended on its own exception ({where}): «{crash[2]}». Repair that; the network and the time-out are not to blame."
+    return (
+        f"Go to {_names(ranks)}{place}: look at the last lines of that log and at `dmesg -T` of the host (Xid, killed process); "
+        "if it still runs, `py-spy dump --pid PID`. Repair what stopped it; do not raise the time-out."
+    )
+
+
+def _told_of(case: Case, rank: int, report: Report | None) -> tuple[str, list[Evidence]]:
+    """What is known about a suspect: host, card, progress, last line."""
+    hosts, buses = context.places(case)
+    where = f" on {hosts[rank]}" if rank in hosts else ""
+    card = f", card at bus {buses[rank]}" if rank in buses else ""
+    word = context.exception_of(case, rank) or context.last_words(case, rank)
+    told = ""
+    if report is not None and report.enqueued is not None:
+        told = f" Rank {rank}{where}{card} had queued {report.enqueued} collectives and completed {report.completed}."
+    elif rank in hosts:
+        told = f" Rank {rank} ran{where}{card}."
+    if word is not None:
+        return told + f" Its last line: «{word[2]}».", [Evidence(*word)]
+    if rank not in context.speakers(case):
+        told += f" No line of rank {rank} is in these logs: it died silently, or its log is missing here."
+    return told, []
 
 
 def _desynced(case: Case, stuck: list[Report], odd: tuple[str, dict[str, list[int]]]) -> Finding:

@@ -11,7 +11,7 @@ Shape = Mapping[str, object]
 _LLAMA: dict[str, object] = {"model_type": "llama"}
 
 
-def _dense(
+def _dense(  # noqa: PLR0913, PLR0917 - a shape is these numbers
     layers: int, hidden: int, heads: int, kv: int, inter: int, vocab: int, head_dim: int = 0
 ) -> dict[str, object]:
     return _LLAMA | {

@@ -93,7 +93,9 @@ def _merge_cards(findings: list[Finding]) -> None:
 
 def _merge_memory(findings: list[Finding]) -> None:
     """Processes that run out of card memory together are one incident; the first of them is the cause."""
-    family = [f for f in findings if (f.rule.id.startswith("OOM-") and "HOST" not in f.rule.id) or f.rule.id == "SGL-CAPTURE"]
+    family = [
+        f for f in findings if (f.rule.id.startswith("OOM-") and "HOST" not in f.rule.id) or f.rule.id == "SGL-CAPTURE"
+    ]
     family.sort(key=lambda f: (f.first or 0.0, f.evidence[0].line if f.evidence else 0, f.rule.id))
     for at, head in enumerate(family):
         if not any(head is f for f in findings):

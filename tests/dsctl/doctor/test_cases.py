@@ -70,6 +70,8 @@ def _found(path: Path) -> list[dict[str, Any]]:
     from dsctl.doctor.report import as_json
 
     return as_json(diagnose(Wish(logs=(str(path),))), "info")["findings"]
+
+
 def test_every_log_rule_has_both_cases() -> None:
     """Each log rule has a firing case and a near miss."""
     fires = {c.rule for c in ALL if c.kind in ("fires", "story")}
@@ -77,5 +79,3 @@ def test_every_log_rule_has_both_cases() -> None:
     xids = {rule.id for rule in LOG_RULES if rule.id.startswith("XID-")}
     assert sorted({r.id for r in LOG_RULES} - fires - xids) == []
     assert sorted({r.id for r in LOG_RULES} - near - xids) == []
-
-
