@@ -29,7 +29,7 @@ class Desk:
         self.settings = settings
         self.secrets = Secrets(settings.state_dir)
         self.table = TableFile(settings.state_dir)
-        self.fleet = Fleet(self.secrets, self.wake_held)
+        self.fleet = Fleet(self.secrets, self.wake_all)
         self.sessions: dict[Session, ClientConnection] = {}
         self.held: set[Session] = set()
         self.admitted = 0  # requests let in and not ended, their bodies read or not
@@ -70,9 +70,9 @@ class Desk:
             session.is_held = False
             self.held.discard(session)
 
-    def wake_held(self) -> None:
+    def wake_all(self) -> None:
         """Replicas changed: whoever waits looks again, and so does whoever may now move."""
-        for session in list(self.held):
+        for session in [*self.sessions]:
             session.wake()
 
     def retry_after(self) -> int:

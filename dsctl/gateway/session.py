@@ -294,7 +294,7 @@ class Session:
         self._is_retry = ending.blame
         if ending.blame:
             replica.breaker.wrong()
-        if ending.blame or (self._attempt is not None and self._attempt.has_head):
+        if self._attempt is not None and self._attempt.ending is ending:  # it reached a replica, and may be why it died
             self._fruitless += 1
         metrics.retries["continued" if self.history.started else "unstarted"] += 1
         if self._fruitless > FRUITLESS_LIMIT:

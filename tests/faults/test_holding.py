@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.rig import Rig, until
-from tests.faults.clients import Answer, ask, assert_exact, body_of
+from tests.faults.clients import Answer, ask, assert_exact, body_of, line_of
 from tests.faults.conftest import PACE
 
 
@@ -100,3 +100,19 @@ def test_too_many_held_are_refused(tmp_path: Path) -> None:
         assert ask(rig, body_of(2, stream=False)).status == 503
         rig.restart("r1")
         thread.join()
+
+
+def test_request_that_kills_every_replica_is_given_up(tmp_path: Path) -> None:
+    """A request whose every attempt ends with its replica's death is refused after a few, not tried for ever."""
+    with Rig(tmp_path, replicas=1, replica_options=[*PACE, "--fault", "crash:after=-1"]) as rig:
+        answers: list[Answer] = []
+        thread = threading.Thread(target=lambda: answers.append(ask(rig, body_of(1, stream=False))))
+        thread.start()
+        while thread.is_alive():
+            if not rig.replicas["r1"].is_running:
+                rig.replicas["r1"].start()
+            thread.join(0.05)
+        assert answers[0].status == 503
+        assert answers[0].error is not None
+        assert answers[0].error["code"] == "no_replica_could_serve"
+        assert len(line_of(rig, answers[0].ledger_name).attempts) <= 8

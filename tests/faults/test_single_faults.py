@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import pytest
 
@@ -97,6 +98,24 @@ def test_server_errors_are_retried_and_never_passed_on(rig: Rig) -> None:
     answer = ask(rig, body_of(1))
     assert answer.status == 503
     assert "retry-after" in answer.headers
+
+
+def test_replica_of_wrong_answers_is_shunned(rig: Rig) -> None:
+    """A replica that answers 500 at once, and so always looks least busy, soon gets no more requests."""
+    rig.fault("r1", "error")
+    ask_until(rig, lambda: rig.metrics().get('dsctl_breaker_state{replica="r1"}') == 2)
+    rig.fault("r1")
+    ask_until(rig, lambda: rig.metrics().get('dsctl_breaker_state{replica="r1"}') == 0)
+
+
+def ask_until(rig: Rig, condition: Callable[[], bool]) -> None:
+    """Send requests, each of which must be exact, until something is so."""
+
+    def step() -> bool:
+        ask_all(rig, range(1), tokens=1)
+        return condition()
+
+    until("the breaker changes", step)
 
 
 def test_refusals_of_the_engine_reach_the_client_once(rig: Rig) -> None:
