@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 30.0
 SCHEMA_VERSION = 1
+# What a terminal would obey instead of show: a model's words, a log or a server's error may hold it.
+_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def result(text: str) -> None:
@@ -31,9 +33,14 @@ def result(text: str) -> None:
 
 
 def piece(text: str) -> None:
-    """A part of an answer that is still being written."""
-    sys.stdout.write(text)
+    """A part of an answer that is still being written; a pipe gets it as it is, a terminal without control codes."""
+    sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+def log_line(text: str) -> None:
+    """One line of a log."""
+    piece(text + "\n")
 
 
 def _object(value: Mapping[str, Any]) -> None:
@@ -48,7 +55,7 @@ def json(value: Mapping[str, Any]) -> None:
 
 def error(problem: DsctlError) -> None:
     """What, where, why, and what to do next; on stderr."""
-    first, *rest = problem.lines()
+    first, *rest = (line.translate(_CONTROLS) for line in problem.lines())
     _line(paint(f"dsctl: {first}", "31"))
     for line in rest:
         _line(line)
@@ -68,7 +75,7 @@ def paint(text: str, code: str) -> str:
 
 def aside(text: str) -> None:
     """A part of something worth seeing that is not the answer (a model's reasoning), dimmed."""
-    sys.stderr.write(paint(text, "2"))
+    sys.stderr.write(paint(text.translate(_CONTROLS), "2"))
     sys.stderr.flush()
 
 

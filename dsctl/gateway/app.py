@@ -14,6 +14,7 @@ from dsctl.gateway.desk import Desk
 from dsctl.gateway.refusal import ClientGoneError, RefusedError
 from dsctl.gateway.session import Session
 from dsctl.gateway.sink import StreamSink, WholeSink, send_refusal
+from dsctl.gateway.upload import Upload
 
 _log = logging.getLogger("dsctl.gateway")
 
@@ -39,6 +40,7 @@ class Gateway:
         headers = admission.header_map(scope)
         ident = admission.request_id(headers)
         reply: Headers = [(b"x-request-id", ident.encode())]
+        upload = Upload(receive)
         try:
             admission.check_host(scope, self.desk.settings)
             if scope["path"].startswith("/-/"):
@@ -50,14 +52,14 @@ class Gateway:
                 return
             key = admission.identify(headers, self.desk)
             if scope["path"] in ROUTES:
-                await self._generate(scope, headers, (ident, key), receive, send)
+                await self._generate(scope, headers, (ident, key), upload.receive, send)
             else:
                 await pages.page(self.desk, scope, send)
         except RefusedError as refusal:
             self.desk.metrics.requests[(_route(scope), str(refusal.status), "refused")] += 1
-            if scope["method"] == "POST":
-                refusal.close = refusal.close or bool(headers.get(b"content-length", b"0") != b"0")
-            await send_refusal(send, refusal, reply)
+            is_unread = scope["method"] == "POST" and not upload.is_whole
+            refusal.close = refusal.close or is_unread
+            await send_refusal(send, refusal, reply, upload if is_unread else None)
         except ClientGoneError:
             self.desk.metrics.disconnects += 1
 

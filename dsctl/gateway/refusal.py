@@ -8,7 +8,7 @@ import msgspec
 
 from dsctl.gateway.asgi import Headers
 
-TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 class RefusedError(Exception):

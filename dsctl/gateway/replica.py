@@ -164,7 +164,9 @@ async def watch(replica: Replica, token: Callable[[], str]) -> None:
     shown = ""
     while not replica.is_removed:
         cause = await _watch_once(replica, token())
-        if cause != shown and replica.health.state in ("starting", "dead"):
+        state = replica.health.state
+        is_told = state == "dead" and cause == replica.health.cause
+        if cause != shown and not is_told and state in ("starting", "dead"):
             replica.health.cause = cause
             _log.info("replica %s: %s", replica.row.name, cause)
         shown = cause

@@ -9,6 +9,7 @@ import msgspec
 from dsctl.gateway.asgi import Headers, Send
 from dsctl.gateway.events import UsageLine
 from dsctl.gateway.refusal import RefusedError
+from dsctl.gateway.upload import Upload
 from dsctl.gateway.whole import Whole
 
 SSE_HEADERS: Headers = [
@@ -133,8 +134,8 @@ class WholeSink:
         await send_refusal(self._send, refusal, self._headers)
 
 
-async def send_refusal(send: Send, refusal: RefusedError, headers: Headers) -> None:
-    """Answer with an error object."""
+async def send_refusal(send: Send, refusal: RefusedError, headers: Headers, unread: Upload | None = None) -> None:
+    """Answer with an error object; then let a client that still sends come to its end, so that it reads the answer."""
     body = refusal.body()
     await send(
         {
@@ -143,4 +144,7 @@ async def send_refusal(send: Send, refusal: RefusedError, headers: Headers) -> N
             "headers": [*refusal.headers(), (b"content-length", b"%d" % len(body)), *headers],
         }
     )
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": unread is not None})
+    if unread is not None:
+        await unread.swallow()
+        await send({"type": "http.response.body", "body": b""})

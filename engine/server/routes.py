@@ -76,7 +76,7 @@ async def generate(service: Service, exchange: Exchange) -> None:
     try:
         attempt = msgspec.json.decode(await exchange.body(), type=Attempt)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"the body is not an attempt: {error}", code="invalid_json") from None
+        raise RequestError(f"the body is not valid JSON, or no attempt: {error}", code="invalid_json") from None
     ticket = Ticket(attempt.id, attempt.created, attempt.seed, attempt.attempt, attempt.deadline_ms)
     generation, shape = await service.begin(Wish(attempt.route, attempt.body, ticket, attempt.resume))
     try:
@@ -92,12 +92,14 @@ async def progress(service: Service, exchange: Exchange) -> None:
     watcher = asyncio.create_task(exchange.disconnected())
     try:
         await exchange.start_stream()
-        while not watcher.done():
+        while not watcher.done() and not service.is_over:
             await exchange.write(b"data: " + msgspec.json.encode(service.supervisor.progress()) + b"\n\n")
             await asyncio.wait([watcher], timeout=PROGRESS_PERIOD_S)
+        if watcher.done():
+            raise ClientGoneError
+        await exchange.end()
     finally:
         watcher.cancel()
-    raise ClientGoneError
 
 
 async def health(service: Service, exchange: Exchange) -> None:

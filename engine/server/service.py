@@ -42,6 +42,7 @@ class Service:
         self.metrics = metrics
         self.prompts = PromptMaker(side)
         self.open: set[Generation] = set()
+        self.is_over = False
         self.started_at = int(time.time())
         self._logprobs = LogprobShapes(side.tokenizer)
 
@@ -93,7 +94,8 @@ class Service:
         self.open.discard(generation)
 
     def end_all(self) -> None:
-        """The process ends: whoever is still open gets an explicit error."""
+        """The process ends: whoever is still open gets an explicit error, and progress is told no more."""
+        self.is_over = True
         for generation in list(self.open):
             generation.fail(Failure(503, "shutting_down", "this server is shutting down; try again", retryable=True))
 

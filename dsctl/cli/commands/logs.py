@@ -23,4 +23,4 @@ def logs(
     from dsctl.flows.project import open_project
 
     for line in flow.logs(open_project(config), name, lines, follow=follow):
-        show.result(line)
+        show.log_line(line)

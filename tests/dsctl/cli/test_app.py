@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -246,3 +247,13 @@ def test_an_error_has_all_its_parts_on_stderr(capfd: pytest.CaptureFixture[str])
     out, err = capfd.readouterr()
     assert (out, err.splitlines()) == ("", ["dsctl: wrong", "  because", "  try: right"])
     assert isinstance(ConfigError("x"), DsctlError)
+
+
+@pytest.mark.parametrize(("is_terminal", "shown"), [(True, "a\ufffd[2Jb\n"), (False, "a\x1b[2Jb\n")])
+def test_a_terminal_obeys_nobody_but_dsctl(is_terminal: bool, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Escape codes in a model's words do not reach a terminal; a pipe gets every character."""
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stdout", screen)
+    show.conversation([("answer", "a\x1b[2Jb")])
+    assert screen.getvalue() == shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -131,6 +132,20 @@ def test_a_truncated_checkpoint(tmp_path: Path) -> None:
     code, words = _fails(path, core=None)
     assert code == 2
     assert "model.safetensors" in words
+
+
+def test_an_open_progress_stream_ends_quietly(textual_model: Path, tmp_path: Path) -> None:
+    """A gateway that listens while its replica is told to end sees the stream end, and the log holds no traceback."""
+    (tmp_path / "token").write_text(TOKEN)
+    with serving(textual_model, "--token-file", str(tmp_path / "token")) as server:
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        with server.http.stream("GET", server.url + "/internal/v1/progress", headers=headers) as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("data: ")
+            server.process.send_signal(signal.SIGTERM)
+            assert all(line.startswith("data: ") for line in lines if line)
+        assert server.process.wait(30) == 0
+        assert "Traceback" not in server.stderr.read_text()
 
 
 def test_help_is_instant_and_light() -> None:
