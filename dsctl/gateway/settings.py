@@ -16,7 +16,7 @@ CONNECT_S = 1.0
 MAX_LINE = 1 << 20  # bytes of one event of a replica
 PAUSE_BYTES = 256 << 10  # unsent bytes of one stream at which its replica is no longer read
 HEARTBEAT_S = 2.0  # an SSE client that waited this long gets a comment, and again
-FRUITLESS_LIMIT = 6  # attempts in a row that brought no token
+FRUITLESS_LIMIT = 4  # attempts in a row that brought no token
 NUMERICS_PATIENCE_S = 5.0  # wait this long for a replica of equal numerics_id before taking another
 
 
