@@ -10,7 +10,7 @@ from torch import Tensor
 from engine.kernels.linear import linear_rows
 from engine.kernels.packed import Packed
 
-TILES = (8, 16, 32)
+TILES = (8, 12, 24, 48)  # libraries take 4, 6, 8 or 12 rows at a time and treat what is left over differently
 
 
 def narrowest_tile(matrices: Mapping[tuple[int, int], Packed]) -> int:

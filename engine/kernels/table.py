@@ -10,7 +10,7 @@ from torch import Tensor
 from engine.kernels.packed import Mlp, Packed
 
 POSITIONS = 64  # cache positions of one attention tile, counted from position 0 of the sequence
-QUERIES = 32  # prompt rows of one attention tile
+QUERIES = 48  # prompt rows of one attention tile: a multiple of every block of rows that math libraries use
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from engine.layers.rows import Layout, Rows, split_roles
 from engine.spec.model import ModelSpec
 
 WIDE = 1024  # hidden sizes from here on stream their weights from memory: prompt rows then share them in larger tiles
-WIDE_TILE = 32
+WIDE_TILE = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class Model:
     head: Packed  # hidden → vocab
     rotary: Rotary
     tile: int  # rows of every product
+    serial: bool  # one thread, since on some processors the number of threads changes how a product is summed
     cache_dtype: torch.dtype
     numerics: str  # everything that decides the bits of a logit
     skipped_mtp_tensors: int = 0
@@ -74,6 +75,16 @@ class Model:
     @torch.inference_mode()
     def forward(self, batch: StepBatch, cache: LatentCache) -> Tensor:
         """Logits float32 [S, vocab] of `batch.rows`; the latents of all rows are written to `cache`."""
+        threads = torch.get_num_threads()
+        if not self.serial or threads == 1:
+            return self._forward(batch, cache)
+        torch.set_num_threads(1)
+        try:
+            return self._forward(batch, cache)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _forward(self, batch: StepBatch, cache: LatentCache) -> Tensor:
         prompt_tile = max(self.tile, WIDE_TILE) if self.spec.hidden_size >= WIDE else self.tile
         layout = Layout(prompt_tile, self.tile, self.rotary, self.spec.num_heads)
         hidden = torch.empty(batch.token_ids.numel(), self.spec.hidden_size)

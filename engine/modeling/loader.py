@@ -28,7 +28,7 @@ from engine.modeling.fused import FusedModel, LayerBuilder
 from engine.modeling.tensors import Shapes, expected_shapes
 from engine.quant.policy import Policy, policy_of, rounded
 from engine.spec.config import EngineConfig
-from engine.spec.memory import cache_dtype, holds_float32
+from engine.spec.memory import cache_dtype, holds_float32, is_small
 from engine.spec.model import ModelSpec, read_spec
 
 NUMERICS_VERSION = 1  # raise it whenever a change of this package changes the bits of any logit
@@ -158,6 +158,7 @@ class _Builder(_Source):
             head=packed_head,
             rotary=Rotary(spec.rope, spec.rope_dim, positions),
             tile=tile,
+            serial=is_small(spec),
             cache_dtype=self._latents(),
             numerics=self._numerics(checkpoint, self.ops.name, str(tile)),
             skipped_mtp_tensors=skipped,

@@ -77,7 +77,12 @@ def weight_counts(spec: ModelSpec) -> WeightCounts:
 def holds_float32(spec: ModelSpec, dtype: Dtype) -> bool:
     """Whether matrices are held in float32 (rounded to bfloat16 first when that is the dtype); larger ones are widened
     for each product."""
-    return dtype == "float32" or weight_counts(spec).total * 4 <= FLOAT32_WEIGHTS_LIMIT
+    return dtype == "float32" or is_small(spec)
+
+
+def is_small(spec: ModelSpec) -> bool:
+    """Whether a float32 copy of the weights is no burden; the reference then also computes on one thread."""
+    return weight_counts(spec).total * 4 <= FLOAT32_WEIGHTS_LIMIT
 
 
 def weight_bytes(spec: ModelSpec, dtype: Dtype, quantization: Quantization = "none") -> int:

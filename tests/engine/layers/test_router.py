@@ -8,10 +8,11 @@ from torch import Tensor
 
 from engine.kernels.packed import pack
 from engine.kernels.reference import REFERENCE
+from engine.kernels.rowwise import narrowest_tile
 from engine.layers.router import Router
 from engine.spec.model import RouterSpec
 
-HIDDEN, TOKENS = 24, 40
+HIDDEN, TOKENS = 24, 48
 SPECS = [
     RouterSpec(8, 3, "softmax", "greedy", scale=1.0),
     RouterSpec(12, 3, "softmax", "group_limited_greedy", groups=4, top_groups=2, scale=16.0),
@@ -65,11 +66,12 @@ def test_negative_scores_do_not_revive_dropped_groups() -> None:
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.method}-{spec.groups}")
 def test_tokens_are_strangers(spec: RouterSpec) -> None:
     """A token's experts and weights have the same bits alone."""
-    x = _randn(TOKENS, HIDDEN, seed=1)
-    router = Router(spec, REFERENCE, pack(_randn(spec.experts, HIDDEN, seed=0)), None)
-    ids, weights = router.choose(x, 8)
+    x, gate = _randn(TOKENS, HIDDEN, seed=1), pack(_randn(spec.experts, HIDDEN, seed=0))
+    tile = narrowest_tile({(gate.inputs, gate.width): gate})
+    router = Router(spec, REFERENCE, gate, None)
+    ids, weights = router.choose(x, tile)
     for token in range(TOKENS):
-        alone = torch.zeros(8, HIDDEN)
+        alone = torch.zeros(tile, HIDDEN)
         alone[3] = x[token]
-        own_ids, own_weights = router.choose(alone, 8)
+        own_ids, own_weights = router.choose(alone, tile)
         assert torch.equal(own_ids[3], ids[token]) and torch.equal(own_weights[3], weights[token])
