@@ -16,19 +16,20 @@ namespace {
 constexpr int TILE = 64;
 constexpr int64_t PART = 256;
 constexpr int HEADS = 4;     // heads (or prompt rows) that share the reading of keys
-constexpr int QUERIES = 32;  // prompt rows that share the gathering of keys
+constexpr int QUERIES = 64;  // prompt rows that share the gathering of keys
 
 struct State {  // of one row and head: running maximum and sum of e^(score - maximum)
     float top, sum;
 };
 
-// Takes in `count` positions: scores[m][0 … count), values v[j][0 … width) → states and weighted values o[m].
+// Takes in positions: scores[m][0 … seen[m]), values v[j][0 … width) → states and weighted values o[m]. seen rises.
 template <int M, typename V>
-inline void take(float (*scores)[TILE], int count, const V* const* v, int64_t width, State* states, float* const* o) {
+inline void take(float (*scores)[TILE], const int* seen, const V* const* v, int64_t width, State* states, float* const* o) {
+    const int count = seen[M - 1];  // a row that sees less has weight 0 there
     float shrink[M];
     for (int m = 0; m < M; ++m) {
         float* s = scores[m];
-        for (int j = count; j < TILE; ++j) s[j] = -INFINITY;
+        for (int j = seen[m]; j < TILE; ++j) s[j] = -INFINITY;
         F16 top = max(max(load(s), load(s + 16)), max(load(s + 32), load(s + 48)));
         float highest = std::max(states[m].top, largest(top)), gap[LANES] = {states[m].top - highest};
         store(gap, exp(load(gap)));
@@ -95,7 +96,9 @@ void part_of_row(const Generated& g, const Parts& parts, int64_t row, int64_t pa
             dot<M, float, C>(q, base, g.width, g.width, run, &scores[0][j], TILE);
             j += run;
         }
-        take<M, C>(scores, count, rows, g.rank, parts.states + at, o);
+        int seen[M];
+        std::fill(seen, seen + M, count);
+        take<M, C>(scores, seen, rows, g.rank, parts.states + at, o);
     }
 }
 
@@ -136,20 +139,22 @@ void generated(const Generated& g) {
 }
 
 template <int M>
-void prompt_rows(const Window& w, int64_t row, int64_t head, const float* keys, const float* const* v, int count) {
+void prompt_rows(const Window& w, int64_t row, int64_t head, int64_t start, const float* keys, const float* const* v, int held) {
     int64_t width = w.nope + w.rope;
     const float* q[M];
     float* o[M];
     State states[M];
+    int seen[M];
     alignas(64) float scores[M][TILE];
     for (int m = 0; m < M; ++m) {
         int64_t at = (row + m) * w.heads + head;
+        seen[m] = int(std::min<int64_t>(held, w.first + row + m - start + 1));
         q[m] = w.queries + at * width;
         o[m] = w.out + at * w.values;
         states[m] = {w.states[2 * at], w.states[2 * at + 1]};
     }
-    dot<M, float, float>(q, keys, width, width, count, &scores[0][0], TILE);
-    take<M, float>(scores, count, v, w.values, states, o);
+    dot<M, float, float>(q, keys, width, width, seen[M - 1], &scores[0][0], TILE);
+    take<M, float>(scores, seen, v, w.values, states, o);
     for (int m = 0; m < M; ++m) {
         int64_t at = (row + m) * w.heads + head;
         w.states[2 * at] = states[m].top;
@@ -171,16 +176,8 @@ void prompt_tile(const Window& w, int64_t row, int64_t stop, int64_t head, int64
     }
     int64_t start = w.start + tile;
     row = std::max(row, start - w.first);  // rows before the tile do not see it
-    while (row < stop) {
-        int seen = int(std::min<int64_t>(held, w.first + row - start + 1));
-        if (seen == held && stop - row >= HEADS) {
-            prompt_rows<HEADS>(w, row, head, keys, v, held);
-            row += HEADS;
-        } else {
-            prompt_rows<1>(w, row, head, keys, v, seen);
-            ++row;
-        }
-    }
+    for (; row + HEADS <= stop; row += HEADS) prompt_rows<HEADS>(w, row, head, start, keys, v, held);
+    for (; row < stop; ++row) prompt_rows<1>(w, row, head, start, keys, v, held);
 }
 
 }  // namespace

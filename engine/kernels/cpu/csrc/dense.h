@@ -25,10 +25,16 @@ struct DotTile {
             repeat<M>(EACH(m) { a[m] = load(x[m] + k, int(K - k)); });
             repeat<M * N>(EACH(i) { acc[i] = fma(a[i / N], b[i % N], acc[i]); });
         }
-        F16 sums[M * N];
-        std::memcpy(sums, acc, sizeof acc);
+        F16 parts[M * N];
+        std::memcpy(parts, acc, sizeof acc);
         settle();
-        for (int i = 0; i < M * N; ++i) out[i / N * ldo + i % N] = sum(sums[i]);
+        int i = 0;
+        for (; i + 16 <= M * N; i += 16) {
+            float joined[16];
+            sums(parts + i, joined);
+            for (int j = i; j < i + 16; ++j) out[j / N * ldo + j % N] = joined[j - i];
+        }
+        for (; i < M * N; ++i) out[i / N * ldo + i % N] = sum(parts[i]);
     }
 };
 

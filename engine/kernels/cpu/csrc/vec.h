@@ -203,13 +203,45 @@ inline void store(T* p, F16 a, int n) {
     std::memcpy(p, t, size_t(n) * sizeof(T));
 }
 
-// The fixed trees: lane i with i+8, then +4, +2, +1.
+// The fixed tree: lane i with i+8, then +4, +2, +1.
 inline float sum(F16 x) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+    __m256 y = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+#else
+    __m256 y = _mm256_add_ps(x.a, x.b);
+#endif
+    __m128 z = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+    z = _mm_add_ps(z, _mm_movehl_ps(z, z));
+    return _mm_cvtss_f32(_mm_add_ss(z, _mm_movehdup_ps(z)));
+#else
     float f[LANES];
     store(f, x);
     for (int step = 8; step >= 1; step /= 2)
         for (int i = 0; i < step; ++i) f[i] += f[i + step];
     return f[0];
+#endif
+}
+
+// out[i] = sum(x[i]) for 16 vectors: the same trees, grown together.
+inline void sums(const F16* x, float* out) {
+#if defined(__AVX512F__)
+    F16 pair[8], quad[4], half[2];
+    for (int i = 0; i < 8; ++i) {  // x is taken in the order in which its sums come out in lanes 0 … 15
+        int a = 2 * i, b = a + 1;
+        F16 u = x[4 * (a % 4) + a / 4], v = x[4 * (b % 4) + b / 4];
+        pair[i] = add(_mm512_shuffle_f32x4(u, v, 0x44), _mm512_shuffle_f32x4(u, v, 0xee));
+    }
+    for (int i = 0; i < 4; ++i)
+        quad[i] = add(_mm512_shuffle_f32x4(pair[2 * i], pair[2 * i + 1], 0x88),
+                      _mm512_shuffle_f32x4(pair[2 * i], pair[2 * i + 1], 0xdd));
+    for (int i = 0; i < 2; ++i)
+        half[i] = add(_mm512_shuffle_ps(quad[2 * i], quad[2 * i + 1], 0x44),
+                      _mm512_shuffle_ps(quad[2 * i], quad[2 * i + 1], 0xee));
+    store(out, add(_mm512_shuffle_ps(half[0], half[1], 0x88), _mm512_shuffle_ps(half[0], half[1], 0xdd)));
+#else
+    for (int i = 0; i < 16; ++i) out[i] = sum(x[i]);
+#endif
 }
 inline float largest(F16 x) {
     float f[LANES];
