@@ -43,7 +43,7 @@ struct Pool {
     std::atomic<Task> task{nullptr};
     std::atomic<void*> context{nullptr};
     int helpers = 0;
-    pid_t owner = 0;
+    pid_t owner = getpid();
 };
 
 Pool* pool = new Pool;  // never destroyed: helpers may outlive static destructors
@@ -94,10 +94,6 @@ void* helper_main(void* raw) {
 
 // Starts helpers up to `wanted`; fewer when the system refuses (the loop still completes).
 void grow(int wanted) {
-    if (pool->owner != getpid()) {  // first use, or a fork: helpers do not survive one
-        pool = new Pool;
-        pool->owner = getpid();
-    }
     while (pool->helpers < wanted && pool->helpers < MAX_HELPERS) {
         pthread_attr_t attributes;
         pthread_attr_init(&attributes);
@@ -121,7 +117,7 @@ void run_tasks(int threads, int64_t count, Task task, void* context) {
         for (int64_t i = 0; i < count; ++i) task(context, i);
         return;
     }
-    if (pool->owner != getpid()) grow(threads - 1);
+    if (pool->owner != getpid()) pool = new Pool;  // a fork: helpers do not survive one
     std::lock_guard<std::mutex> guard(pool->callers);
     grow(threads - 1);
     Pool* p = pool;
