@@ -104,9 +104,12 @@ class Local:
     # acting
 
     def act(self, action: Action, voice: Voice) -> None:
-        """Carries out one action after checking that it is still needed."""
+        """Carries out one action after checking that it is still needed; a system that refuses is a DsctlError."""
         self._patience.check()
-        self._hands[type(action)](action, voice)
+        try:
+            self._hands[type(action)](action, voice)
+        except OSError as error:
+            raise machine.refusal(error) from error
 
     def _make_state(self, _action: MakeState, _voice: Voice) -> None:
         places = self._places

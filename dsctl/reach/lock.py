@@ -7,20 +7,20 @@ import json
 import os
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
-from dsctl.base.errors import LockHeldError
+from dsctl.base.errors import LockHeldError, PreflightError
 from dsctl.base.places import private_dir
+from dsctl.reach.machine import refusal
 
 
 @contextmanager
 def held(path: Path, verb: str) -> Generator[None, None, None]:
     """Holds the lock while the block runs; LockHeldError names who has it. The kernel frees it when a holder dies."""
     while True:
-        private_dir(path.parent)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = _open(path)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -28,12 +28,22 @@ def held(path: Path, verb: str) -> Generator[None, None, None]:
                 raise _refusal(path) from error
             if not _is_same(descriptor, path):
                 continue  # removed by `down --purge` between open and flock
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, json.dumps({"pid": os.getpid(), "verb": verb, "since": time.time()}).encode())
+            with suppress(OSError):  # a full disk must not keep `down` from ending things
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, json.dumps({"pid": os.getpid(), "verb": verb, "since": time.time()}).encode())
             yield
             return
         finally:
             os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        private_dir(path.parent)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        told = refusal(error)
+        raise PreflightError(told.message, hint=told.hint) from error
 
 
 def _is_same(descriptor: int, path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -15,11 +16,16 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from dsctl.base.errors import PreflightError
+from dsctl.base.errors import DsctlError, PreflightError
 from dsctl.base.missing import Missing
 from dsctl.reach.door import RawProcess
 
 SMALL_FILE = 1 << 20  # bytes; below this a checkpoint's file is told by its content, above by its modification time
+HINTS = {
+    errno.ENOSPC: "make room on that disk and run this again; it goes on from here",
+    errno.EDQUOT: "make room within your quota and run this again; it goes on from here",
+    errno.EMFILE: "raise `ulimit -n` and run this again",
+}
 CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".jinja", ".model", ".txt")
 
 
@@ -37,17 +43,28 @@ def write(path: Path, text: str) -> None:
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        error.filename = str(path)  # a write that fails does not say which
+        raise
 
 
 def make_token(path: Path) -> None:
     """A random token for its owner only, unless there is one."""
     if not path.exists():
         write(path, secrets.token_urlsafe(32) + "\n")
+
+
+def refusal(error: OSError) -> DsctlError:
+    """What the system refused, where, and what helps."""
+    hint = HINTS.get(error.errno or 0, "set DSCTL_HOME to a directory you may write to")
+    return DsctlError(f"{error.filename or 'this machine'}: {error.strerror or error}", hint=hint)
 
 
 def names(directory: Path) -> list[str]:
@@ -118,14 +135,23 @@ def daemon(argv: Sequence[str], directory: Path, environment: dict[str, str]) ->
 
 
 def free_port(host: str, candidates: Sequence[int]) -> int:
-    """The first candidate that can be bound."""
+    """The first candidate that can be bound; PreflightError with the system's reason when none can."""
+    reason = "no port to try"
     for port in candidates:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe, suppress(OSError):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                reason = error.strerror
+                if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                    continue
+                hint = "gateway.host must be an address of this machine"
+                raise PreflightError(f"cannot listen on {host}: {error.strerror}", hint=hint) from error
             return port
-    raise PreflightError(f"no free port on {host} among {len(candidates)} tried", hint="set gateway.port in dsctl.yaml")
+    tried = f"{host}:{candidates[0]}" if len(candidates) == 1 else f"{host} with any of {len(candidates)} ports tried"
+    raise PreflightError(f"cannot listen on {tried}: {reason}", hint="gateway.port: 0 takes any free port")
 
 
 def cores() -> int:

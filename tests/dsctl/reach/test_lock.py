@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dsctl.base.errors import LockHeldError
+from dsctl.base.errors import LockHeldError, PreflightError
 from dsctl.reach.lock import held
 
 HOLD = """
@@ -71,3 +71,10 @@ def test_a_removed_file_does_not_make_two_holders(tmp_path: Path) -> None:
             held(tmp_path / "x" / "lock", "scale"),
         ):
             raise AssertionError("two holders")
+
+
+def test_a_home_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    """Where the state directory cannot be made, nothing starts, and the error names the place."""
+    (tmp_path / "home").touch()
+    with pytest.raises(PreflightError, match="home"), held(tmp_path / "home" / "dsctl" / "lock", "deploy"):
+        pytest.fail("the lock was taken")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,13 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from dsctl.base.errors import DeadlineError, PreflightError
+from dsctl.base.errors import DeadlineError, DsctlError, PreflightError
 from dsctl.base.missing import Missing
-from dsctl.base.step import Forget
+from dsctl.base.places import Places
+from dsctl.base.step import Forget, WriteFile
 from dsctl.base.voice import Silence
 from dsctl.reach import machine
 from dsctl.reach.dry import Dry
 from dsctl.reach.fake import Fake
+from dsctl.reach.local import Local
 from dsctl.reach.patience import Patience
 from tests.dsctl.flows.machines import project
 
@@ -57,8 +60,26 @@ def test_a_free_port_is_really_free(tmp_path: Path) -> None:
         port, free = taken.getsockname()[1], other.getsockname()[1]
         other.close()
         assert machine.free_port("127.0.0.1", [port, free]) == free
-        with pytest.raises(PreflightError):
+        with pytest.raises(PreflightError, match=f"127.0.0.1:{port}: Address already in use"):
             machine.free_port("127.0.0.1", [port])
+    with pytest.raises(PreflightError, match="cannot listen on 192"):
+        machine.free_port("192.0.2.1", [0, 0])
+
+
+def test_a_disk_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails leaves the old text, nothing beside it, and an error with the path and what helps."""
+    path = tmp_path / "file"
+    machine.write(path, "old")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    door = Local(Places(tmp_path, "dsctl"), sys.executable, Patience(0.0))
+    with pytest.raises(DsctlError, match=f"{path}: No space left") as caught:
+        door.act(WriteFile(path, "new"), Silence())
+    assert "make room" in caught.value.hint
+    assert [(p.name, p.read_text()) for p in tmp_path.glob("*file*")] == [("file", "old")]
 
 
 def test_a_process_that_ignores_sigterm_is_killed() -> None:
