@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Deployment:
         told = json.loads(process.communicate(timeout=60)[0])
         return [replica["name"] for replica in told["replicas"] if replica["state"] == "ready"]
 
-    def complete(self, url: str, key: str = "") -> int:
+    def complete(self, url: str, key: str = "") -> int | str:
         """The HTTP status of one completion through the front."""
         return complete(url, key)
 
@@ -102,7 +103,7 @@ class Load:
     """Clients that complete through the front, one after another, until told to stop."""
 
     def __init__(self, url: str, clients: int = 3) -> None:
-        self.statuses: list[int] = []
+        self.statuses: list[int | str] = []
         self._url = url
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._work) for _ in range(clients)]
@@ -122,19 +123,20 @@ class Load:
             thread.join()
 
 
-def complete(url: str, key: str = "") -> int:
-    """The HTTP status of one completion; 0 when the connection breaks."""
+def complete(url: str, key: str = "") -> int | str:
+    """The HTTP status of one completion; what is wrong with it when the connection breaks or no token came."""
     body = json.dumps({"model": "dsctl-tiny", "prompt": "1 + 1 =", "max_tokens": 3}).encode()
     headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(urllib.request.Request(f"{url}/v1/completions", body, headers), timeout=60) as answer:
-            return answer.status if json.load(answer)["choices"][0]["text"] else 0
+            told = json.load(answer)
+            return answer.status if told["usage"]["completion_tokens"] > 0 else json.dumps(told)
     except urllib.error.HTTPError as error:
         error.close()
         return error.code
-    except OSError:
-        return 0
+    except (OSError, HTTPException) as error:
+        return repr(error)
 
 
 def wait_for(is_so: Callable[[], bool], what: str) -> None:
