@@ -15,7 +15,7 @@ BUILDS = [isa.name for isa in usable()]
 def library(config: pytest.Config, name: str | None) -> Library:
     """The build called `name`, or the one the engine would choose; skips where there is no compiler."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DSCTL_HOME", str(Path(config.cache.mkdir("kernels"))))
+        patch.setenv("XDG_CACHE_HOME", str(Path(config.cache.mkdir("kernels"))))
         patch.delenv("DSCTL_KERNEL_ISA", raising=False)
         found = load(name)
     if found is None:

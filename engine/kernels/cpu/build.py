@@ -31,13 +31,11 @@ class BuildError(Exception):
     """The kernels could not be compiled here; the message says why and what to install."""
 
 
-def cache_directory() -> Path:
-    """Where compiled kernels live: under DSCTL_HOME if set, else the user's XDG cache."""
-    home = os.environ.get("DSCTL_HOME")
-    if home:
-        return Path(home) / "cache" / "kernels"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "dsctl" / "kernels"
+def cache_directories() -> list[Path]:
+    """Where compiled kernels may live: the user's cache, which all projects share, else the project's home."""
+    base, home = os.environ.get("XDG_CACHE_HOME"), os.environ.get("DSCTL_HOME")
+    shared = (Path(base) if base else Path("~/.cache").expanduser()) / "dsctl" / "kernels"
+    return [shared, Path(home) / "cache" / "kernels"] if home else [shared]
 
 
 def compiler() -> str:
@@ -54,7 +52,7 @@ def compiler() -> str:
 def build(isa: Isa) -> Path:
     """The shared library for one instruction set, compiled now unless the cache has it. Raises BuildError."""
     cxx = compiler()
-    directory = _private(cache_directory())
+    directory = _writable(cache_directories())
     target = directory / f"kernels-{isa.name}-{_key(cxx, isa)}.so"
     if _is_whole(target):
         return target
@@ -74,17 +72,30 @@ def _key(cxx: str, isa: Isa) -> str:
     return digest.hexdigest()[:16]
 
 
+def _writable(candidates: list[Path]) -> Path:
+    """The first that can be used. Raises the first refusal when none can."""
+    refusals: list[BuildError] = []
+    for directory in candidates:
+        try:
+            return _private(directory)
+        except BuildError as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
 def _private(directory: Path) -> Path:
     """The directory, ours alone: code that we load must not be writable by others. Raises BuildError."""
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = directory.stat()
+        with tempfile.TemporaryFile(dir=directory):
+            pass
     except OSError as error:
         raise BuildError(
-            f"kernel cache {directory} cannot be used: {error}; set DSCTL_HOME to a writable place"
+            f"kernel cache {directory} cannot be used: {error}; set XDG_CACHE_HOME or DSCTL_HOME to a writable place"
         ) from error
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise BuildError(f"kernel cache {directory} can be written by others; chmod it 700 or set DSCTL_HOME elsewhere")
+        raise BuildError(f"kernel cache {directory} can be written by others; chmod it 700")
     return directory
 
 

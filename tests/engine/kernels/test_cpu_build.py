@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from engine.kernels.cpu import __main__ as ahead
 from engine.kernels.cpu import build as building
 from engine.kernels.cpu import isa as instruction_sets
 from engine.kernels.cpu import library
-from engine.kernels.cpu.build import BuildError, build, cache_directory, compiler
+from engine.kernels.cpu.build import BuildError, build, cache_directories, compiler
 from engine.kernels.cpu.isa import ISAS, usable
 from engine.spec.errors import ConfigError
 
@@ -30,7 +32,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     source = sources / "one.cpp"
     source.write_text('extern "C" int one() { return 1; }\n')
     monkeypatch.setattr(building, "_SOURCES", sources)
-    monkeypatch.setenv("DSCTL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("DSCTL_HOME", raising=False)
     return source
 
 
@@ -63,7 +66,7 @@ def test_builders_do_not_collide(small: Path) -> None:
         thread.join(60)
     assert len(found) == 4
     assert len(set(found)) == 1
-    assert {path.suffix for path in cache_directory().iterdir()} == {".so", ".sha256", ".lock"}
+    assert {path.suffix for path in cache_directories()[0].iterdir()} == {".so", ".sha256", ".lock"}
 
 
 def test_a_source_that_does_not_compile_says_why(small: Path) -> None:
@@ -71,15 +74,34 @@ def test_a_source_that_does_not_compile_says_why(small: Path) -> None:
     small.write_text("int one( { }\n")
     with pytest.raises(BuildError, match="error"):
         build(PORTABLE)
-    assert not [path for path in cache_directory().iterdir() if path.suffix == ".so"]
+    assert not [path for path in cache_directories()[0].iterdir() if path.suffix == ".so"]
 
 
 def test_a_cache_that_others_can_write_is_refused(small: Path) -> None:
     """Code is never loaded from a directory that someone else could fill."""
-    cache_directory().mkdir(parents=True)
-    cache_directory().chmod(0o777)
+    cache_directories()[0].mkdir(parents=True)
+    cache_directories()[0].chmod(0o777)
     with pytest.raises(BuildError, match="written by others"):
         build(PORTABLE)
+
+
+def test_a_project_home_is_the_second_choice(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the user's cache cannot be used, the project's home can."""
+    (tmp_path / "cache").write_text("not a directory")
+    with pytest.raises(BuildError, match="cannot be used"):
+        build(PORTABLE)
+    monkeypatch.setenv("DSCTL_HOME", str(tmp_path / "home"))
+    assert build(PORTABLE).is_relative_to(tmp_path / "home")
+
+
+def test_ahead_of_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Installers can compile before the first use, and learn whether it worked."""
+    monkeypatch.setattr(ahead, "load", lambda: None)
+    assert ahead.main() == 1
+    monkeypatch.setattr(ahead, "load", lambda: SimpleNamespace(name="cpu-x-1"))
+    with caplog.at_level(logging.INFO):
+        assert ahead.main() == 0
+    assert "kernels ready: cpu-x-1" in caplog.text
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
