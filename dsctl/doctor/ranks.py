@@ -22,6 +22,7 @@ STATUS = re.compile(
 )
 GROUP = re.compile(r"\[PG (?:ID )?(?P<pg>\d+)(?: PG GUID (?P<guid>[^ \]]+))?")
 LABEL = re.compile(r"\bRank (?P<rank>\d+)\]")
+MOST_RANKS = 1 << 16  # a larger number in a log is a misread line, not a job
 UNEVEN = frozenset(
     {"SEND", "RECV", "COALESCED", "ALLTOALL", "ALLTOALL_BASE", "GATHER", "SCATTER", "UNKNOWN", "BARRIER"}
 )
@@ -147,9 +148,9 @@ def _expected(case: Case, said: dict[int, Report]) -> tuple[set[int], bool]:
     """The ranks that should be there, and whether their number is known for certain."""
     size = context.world(case)
     speaking = set(context.speakers(case)) | set(said)
-    if size is not None and size > max(said):
+    if size is not None and max(said) < size <= MOST_RANKS:
         return set(range(size)) | {r for r in speaking if r < size}, True
-    top = max(speaking)
+    top = min(max(speaking), MOST_RANKS)
     return set(range(top + 1)), False
 
 
