@@ -16,12 +16,12 @@ FORBIDDEN = ('"', "\n", "%", "[", "]", "*", "?", "'", "\\")  # supervisor's conf
 
 
 def default_home(environ: Mapping[str, str]) -> Path:
-    """$DSCTL_HOME, else the XDG state directory, else ~/.local/state/dsctl; always absolute."""
+    """$DSCTL_HOME, else the XDG state directory, else ~/.local/state/dsctl; one spelling for one directory."""
     if named := environ.get("DSCTL_HOME"):
-        return Path(named).expanduser().absolute()
+        return Path(named).expanduser().resolve()
     if state := environ.get("XDG_STATE_HOME"):
-        return Path(state).expanduser().absolute() / "dsctl"
-    return Path.home() / ".local" / "state" / "dsctl"
+        return (Path(state).expanduser() / "dsctl").resolve()
+    return (Path.home() / ".local" / "state" / "dsctl").resolve()
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,9 @@ def plan_deploy(project: Project) -> Planned:
 def _plan(project: Project, replicas: int) -> Planned:
     settings, door, places = project.settings, project.door, project.places
     _check_parts(settings)
-    wished = wish(settings, replicas=replicas, checkpoint=_checkpoint(project), cores=door.cores())
+    wished = wish(
+        settings, replicas=replicas, checkpoint=_checkpoint(project), cores=door.cores(), python=project.python
+    )
     _check_listener(project, wished)
     seen = observe(project)
     ground = Ground(places, project.python, _ports(project, wished, seen), door.open_files())

@@ -13,7 +13,7 @@ def supervisor(project: Project) -> dict[str, str]:
     """File name → text of supervisord's configuration and its programs; the ports are examples."""
     settings, places = project.settings, project.places
     count = settings.integer("replicas")
-    wished = wish(settings, replicas=count, checkpoint="rendered", cores=project.door.cores())
+    wished = wish(settings, replicas=count, checkpoint="rendered", cores=project.door.cores(), python=project.python)
     front = gateway_spec(wished, wished.gateway_port or 8000, places, project.python)
     files = {"supervisord.conf": supervisord_conf(places, project.door.open_files())}
     files["conf.d/gateway.conf"] = program_conf(front, places)

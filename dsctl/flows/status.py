@@ -65,7 +65,9 @@ def status(project: Project) -> Status:
     gateway = seen.gateway
     url = gateway.url if isinstance(gateway, Label) else None
     replicas = [_replica(label, seen) for label in seen.replicas.values()]
-    return Status(project.places.project, url, replicas, _troubles(project, seen))
+    troubles = _troubles(project, seen)
+    troubles += [f"{r.name} is {r.state}: dsctl logs {r.name}" for r in replicas if r.state in ("failed", "restarting")]
+    return Status(project.places.project, url, replicas, troubles)
 
 
 def _replica(label: Label, seen: Observed) -> ReplicaStatus:

@@ -48,12 +48,15 @@ class Wish:
     drain_timeout_s: float
 
 
-def wish(settings: Settings, *, replicas: int, checkpoint: str, cores: int) -> Wish:
-    """The wish of `settings` for `replicas` copies of the checkpoint with that digest on a machine of `cores`."""
+def wish(settings: Settings, *, replicas: int, checkpoint: str, cores: int, python: str = "") -> Wish:
+    """The wish of `settings` for `replicas` copies of the checkpoint with that digest on a machine of `cores`.
+
+    Another dsctl or another interpreter (`python`) is another wish: what runs from a removed one cannot restart.
+    """
     flags = settings.engine_flags()
     kind, model = settings.text("engine.kind"), settings.model_name()
     spec = {
-        "version": __version__, "kind": kind, "model": model, "dir": str(settings.model_dir()),
+        "version": __version__, "python": python, "kind": kind, "model": model, "dir": str(settings.model_dir()),
         "checkpoint": checkpoint, "flags": flags,
     }  # fmt: skip
     return Wish(
@@ -107,7 +110,9 @@ def engine_arguments(flags: Mapping[str, Scalar]) -> list[str]:
 
 def gateway_spec(wished: Wish, port: int, places: Places, python: str) -> ProgramSpec:
     """The program of the gateway."""
-    wanted = {"host": wished.gateway_host, "port": port, "no_auth": wished.no_auth}
+    wanted = {
+        "version": __version__, "python": python, "host": wished.gateway_host, "port": port, "no_auth": wished.no_auth,
+    }  # fmt: skip
     label = Label("gateway", "gateway", wished.gateway_host, port, short_hash(wanted), "")
     argv = [python, "-m", "dsctl.gateway", "--state-dir", str(places.gateway)]
     argv += ["--host", wished.gateway_host, "--port", str(port)]

@@ -15,7 +15,15 @@ def test_home_follows_the_environment() -> None:
     """$DSCTL_HOME wins over the XDG state directory, which wins over ~/.local/state."""
     assert default_home({"DSCTL_HOME": "/a", "XDG_STATE_HOME": "/b"}) == Path("/a")
     assert default_home({"XDG_STATE_HOME": "/b"}) == Path("/b/dsctl")
-    assert default_home({}) == Path.home() / ".local/state/dsctl"
+    assert default_home({}) == (Path.home() / ".local/state/dsctl").resolve()
+
+
+def test_a_home_has_one_spelling(tmp_path: Path) -> None:
+    """Dots and links lead to the same home, so that its socket and its processes are found again."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for spelling in ("real", "link", "link/../real", "real/"):
+        assert default_home({"DSCTL_HOME": f"{tmp_path}/{spelling}"}) == tmp_path / "real"
 
 
 @pytest.mark.parametrize("length", [10, 80, 300])
