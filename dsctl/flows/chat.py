@@ -21,7 +21,7 @@ def chat(
     project: Project, question: str, *, url: str | None, max_tokens: int | None, temperature: float | None
 ) -> Iterator[Piece]:
     """Pieces of the answer and of the reasoning before it. The key, where one is needed, is $DSCTL_API_KEY."""
-    front = url or _front(project)
+    front = address(url) if url else _front(project)
     body: dict[str, object] = {"messages": [{"role": "user", "content": question}], "stream": True}
     body["model"] = _model(project, front, is_ours=url is None)
     if max_tokens is not None:
@@ -40,6 +40,12 @@ def _pieces(event: dict[str, Any]) -> Iterator[Piece]:
             yield "reasoning", str(delta["reasoning_content"])
         if delta.get("content"):
             yield "answer", str(delta["content"])
+
+
+def address(url: str) -> str:
+    """A server's address as people write it: HOST:PORT, with http:// before it, with / or /v1 behind it."""
+    full = url if "://" in url else f"http://{url}"
+    return full.rstrip("/").removesuffix("/v1")
 
 
 def _key() -> Secret:

@@ -77,7 +77,7 @@ class _Sorted:
     resumed: list[Label] = field(default_factory=lambda: list[Label]())  # current, running, not through its gate yet
     outdated: list[Label] = field(default_factory=lambda: list[Label]())  # serving, to be replaced
     broken: list[Label] = field(default_factory=lambda: list[Label]())  # not serving
-    surplus: list[Label] = field(default_factory=lambda: list[Label]())  # serving, one too many
+    surplus: list[Label] = field(default_factory=lambda: list[Label]())  # serving, too many once the resumed serve
 
 
 class _Rollout:
@@ -104,10 +104,10 @@ class _Rollout:
         staying = found.kept + found.outdated + found.resumed
         fresh = self._names(self._wish.replicas - len(staying), {x.name for x in staying + found.surplus})
         self._bring_up(found.resumed + [self._launch(name, "") for name in fresh])
+        for label in found.surplus:
+            self._retire(label, "enough replicas serve without it")
         for label in found.outdated:
             self._replace(label)
-        for label in found.surplus:
-            self._retire(label, "fewer replicas are wished")
         self._tidy()
         if self._found and self._wish.replicas:
             title = "send a completion through the front, as a client would"
@@ -118,10 +118,10 @@ class _Rollout:
         found = _Sorted()
         for label in self._seen.replicas.values():
             self._group(label, found).append(label)
-        room = max(0, self._wish.replicas - len(found.kept) - len(found.outdated))
+        room = max(0, self._wish.replicas - len(found.kept))
         found.broken += found.resumed[room:]
         found.resumed = found.resumed[:room]
-        excess = max(0, len(found.kept) + len(found.outdated) - self._wish.replicas)
+        excess = max(0, len(found.kept) + len(found.outdated) + len(found.resumed) - self._wish.replicas)
         order = sorted(found.outdated, key=_number, reverse=True) + sorted(found.kept, key=_number, reverse=True)
         found.surplus = order[:excess]
         found.kept = [label for label in found.kept if label not in found.surplus]

@@ -55,7 +55,9 @@ class Options:
 def make_parser() -> argparse.ArgumentParser:
     """The parser; cheap, so that --help is instant."""
     parser = argparse.ArgumentParser(
-        prog="python -m engine.server", description="Serve one DeepSeek-class model over an OpenAI-compatible API."
+        prog="python -m engine.server",
+        usage="%(prog)s --model DIR [options; --help lists them]",
+        description="Serve one DeepSeek-class model over an OpenAI-compatible API.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=_port, default=0, help="port to listen on; 0: any free one (default)")

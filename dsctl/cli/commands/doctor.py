@@ -39,7 +39,7 @@ def spread(args: list[str]) -> list[str]:
 
 group = typer.Typer(
     name="doctor", cls=ManyValues, rich_markup_mode=None, invoke_without_command=True,
-    help="Say what is wrong, why, and which value fixes it: from logs (--logs) or on this machine.",
+    help="Say what is wrong, why, and what fixes it.\n\nReads logs (--logs), or looks at this machine.",
 )  # fmt: skip
 
 

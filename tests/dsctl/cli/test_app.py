@@ -35,7 +35,7 @@ def dsctl(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Com
 def test_help_lists_verbs_and_exit_codes(tmp_path: Path) -> None:
     """`dsctl --help` names every verb and the whole exit code table."""
     text = dsctl(tmp_path, "--help").stdout
-    for verb in ("init", "deploy", "scale", "status", "down", "logs", "plan", "diff", "render", "serve", "chat"):
+    for verb in [verb.__name__ for verb in app.VERBS] + [str(group.info.name) for group in app.GROUPS]:
         line = re.search(rf"^  {verb} .*", text, flags=re.MULTILINE)
         assert line
         assert not line[0].endswith("...")

@@ -71,6 +71,23 @@ def test_a_change_rolls_one_replica_at_a_time(tmp_path: Path) -> None:
     assert len(started) == 2
 
 
+def test_an_interrupted_change_goes_on_with_what_it_started(tmp_path: Path) -> None:
+    """A new replica that was still loading at the interruption takes its predecessor's place; none is started twice."""
+    _, fake = project(tmp_path)
+    flow.deploy(project(tmp_path, fake)[0], Recorder())
+    changed = project(tmp_path, fake, engine__max_num_seqs=8)[0]
+    steps = flow.plan_deploy(changed).steps
+    until = next(n for n, step in enumerate(steps) if isinstance(step.action, AwaitReady))
+    apply(steps[:until], fake, Recorder())
+    loading = fake.pids["r3"]
+    fake.serving.clear()
+    done = flow.deploy(changed, Recorder())
+    assert fake.pids["r3"] == loading
+    assert len([step for step in done.steps if isinstance(step.action, StartProgram)]) == 1
+    assert {len(names) for names in fake.serving} == {2, 3}
+    assert len(fake.can_serve()) == 2
+
+
 def test_drain_first_keeps_names_and_needs_no_extra_copy(tmp_path: Path) -> None:
     """With drain-first never more than the wished number runs, one fewer serves meanwhile, and names stay."""
     _, fake = project(tmp_path)
