@@ -142,7 +142,7 @@ def test_a_taken_port_is_refused(deployment: Deployment) -> None:
 
 def test_keys_open_the_front(deployment: Deployment) -> None:
     """With a key issued the front refuses others; only the hash is on disk; a revoked key is refused again."""
-    key = deployment.run("keys", "issue", "--name", "test").stdout.strip()
+    key = deployment.run("keys", "issue", "test").stdout.strip()
     deployment.run("deploy")
     url = deployment.status()["url"]
     assert deployment.complete(url) == 401
