@@ -277,6 +277,9 @@ class Session:
         metrics.tokens += tokens
         self._fruitless = 0
         self._trouble_since = 0.0
+        if self._is_retry:  # it has succeeded: the budget is for tries
+            self._is_retry = False
+            self._desk.fleet.retrying -= 1
         if self._attempt is not None:
             self._numerics = self._attempt.replica.numerics
             self._attempt.replica.breaker.right()
