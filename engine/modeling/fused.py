@@ -19,6 +19,7 @@ from engine.layers.batch import StepBatch
 from engine.layers.cache import LatentCache
 from engine.layers.fused import AttentionWeights, ForwardWeights, FusedLayer, FusedRows
 from engine.layers.rotary import Rotary
+from engine.quant.packfile import Packing
 from engine.quant.policy import Format, Policy, convert
 from engine.spec.errors import ConfigError
 from engine.spec.model import ModelSpec
@@ -80,6 +81,7 @@ class LayerBuilder:
     policy: Policy
     get: Get  # float32 values, rounded to the model's dtype
     exact: Get  # float32 values as the checkpoint has them
+    packing: Packing  # where converted weights may be found
 
     def check(self) -> None:
         """Raises ConfigError when a dimension is beyond what the kernels hold on their stack."""
@@ -93,53 +95,74 @@ class LayerBuilder:
         """One decoder layer."""
         prefix = f"model.layers.{index}."
         dense = self.spec.is_dense(index)
-        norm = self._vector(f"{prefix}post_attention_layernorm.weight")
+        norm = self.vector(f"{prefix}post_attention_layernorm.weight")
         if dense:
-            forward = ForwardWeights(norm, self._mlps([f"{prefix}mlp."], self.policy.mlp))
+            forward = ForwardWeights(norm, self._mlps(f"{prefix}mlp.", [""], self.policy.mlp))
         else:
             forward = self._experts(f"{prefix}mlp.", norm)
         return FusedLayer(self.spec, self._attention(prefix), forward)
 
-    def head(self, weight: Tensor) -> Matrix:
-        """hidden → vocab."""
-        return convert(weight, self.policy.head)
+    def head(self) -> Matrix:
+        """hidden → vocab; the embedding where they are tied."""
+        name = "model.embed_tokens.weight" if self.spec.tied else "lm_head.weight"
+        return self.packing.matrix("head", lambda: convert(self.get(name), self.policy.head))
 
-    def _vector(self, name: str) -> Tensor:
-        return self.get(name).clone(memory_format=torch.contiguous_format)
+    def vector(self, name: str) -> Tensor:
+        """A norm's weights."""
+        return self.packing.vector(name, lambda: self.get(name).clone(memory_format=torch.contiguous_format))
+
+    def _matrix(self, name: str, wanted: Format, make: Callable[[], Tensor]) -> Matrix:
+        return self.packing.matrix(name, lambda: convert(make(), wanted))
 
     def _attention(self, prefix: str) -> AttentionWeights:
         spec, at, wanted = self.spec, f"{prefix}self_attn.", self.policy.attention
-        queries = f"{at}q_a_proj.weight" if spec.q_rank else f"{at}q_proj.weight"
-        down = torch.cat((self.get(queries), self.get(f"{at}kv_a_proj_with_mqa.weight")))
-        expand = self.get(f"{at}kv_b_proj.weight")
-        heads = expand.view(spec.num_heads, spec.nope_dim + spec.value_dim, spec.kv_rank)
+
+        def heads() -> Tensor:
+            expand = self.get(f"{at}kv_b_proj.weight")
+            return expand.view(spec.num_heads, spec.nope_dim + spec.value_dim, spec.kv_rank)
+
+        def down() -> Tensor:
+            queries = f"{at}q_a_proj.weight" if spec.q_rank else f"{at}q_proj.weight"
+            return torch.cat((self.get(queries), self.get(f"{at}kv_a_proj_with_mqa.weight")))
+
+        def plainly(name: str) -> Matrix:
+            return self._matrix(f"{at}{name}", wanted, lambda: self.get(f"{at}{name}_proj.weight"))
+
         return AttentionWeights(
-            input_norm=self._vector(f"{prefix}input_layernorm.weight"),
-            q_norm=self._vector(f"{at}q_a_layernorm.weight") if spec.q_rank else None,
-            kv_norm=self._vector(f"{at}kv_a_layernorm.weight"),
-            down=convert(down, wanted),
-            q_up=convert(self.get(f"{at}q_b_proj.weight"), wanted) if spec.q_rank else None,
-            expand=convert(expand, wanted),
-            absorb_k=convert(heads[:, : spec.nope_dim].transpose(1, 2).contiguous(), wanted),
-            absorb_v=convert(heads[:, spec.nope_dim :].contiguous(), wanted),
-            out=convert(self.get(f"{at}o_proj.weight"), wanted),
+            input_norm=self.vector(f"{prefix}input_layernorm.weight"),
+            q_norm=self.vector(f"{at}q_a_layernorm.weight") if spec.q_rank else None,
+            kv_norm=self.vector(f"{at}kv_a_layernorm.weight"),
+            down=self._matrix(f"{at}down", wanted, down),
+            q_up=plainly("q_b") if spec.q_rank else None,
+            expand=plainly("kv_b"),
+            absorb_k=self._matrix(
+                f"{at}absorb_k", wanted, lambda: heads()[:, : spec.nope_dim].transpose(1, 2).contiguous()
+            ),
+            absorb_v=self._matrix(f"{at}absorb_v", wanted, lambda: heads()[:, spec.nope_dim :].contiguous()),
+            out=plainly("o"),
         )
 
-    def _mlps(self, prefixes: list[str], wanted: Format) -> Mlps:
+    def _mlps(self, at: str, parts: list[str], wanted: Format) -> Mlps:
         def stack(name: str) -> Matrix:
-            return stacked([convert(self.get(f"{prefix}{name}_proj.weight"), wanted) for prefix in prefixes])
+            def make() -> Matrix:
+                return stacked([convert(self.get(f"{at}{part}{name}_proj.weight"), wanted) for part in parts])
+
+            return self.packing.matrix(f"{at}{parts[0]}{name}", make)
 
         return Mlps(stack("gate"), stack("up"), stack("down"))
 
-    def _experts(self, prefix: str, norm: Tensor) -> ForwardWeights:
+    def _experts(self, at: str, norm: Tensor) -> ForwardWeights:
         spec = self.spec
-        routed = [f"{prefix}experts.{expert}." for expert in range(spec.router.experts)]
-        biased = spec.router.method == "noaux_tc"
+        bias = f"{at}gate.e_score_correction_bias"
         return ForwardWeights(
             norm=norm,
-            shared=self._mlps([f"{prefix}shared_experts."], self.policy.mlp) if spec.shared_experts else None,
-            router=plain(self._vector(f"{prefix}gate.weight")),
+            shared=self._mlps(at, ["shared_experts."], self.policy.mlp) if spec.shared_experts else None,
+            router=self.packing.matrix(f"{at}router", lambda: plain(self.get(f"{at}gate.weight").contiguous())),
             # the bias only chooses: it stays as precise as the checkpoint has it, whatever the dtype
-            bias=self.exact(f"{prefix}gate.e_score_correction_bias").clone() if biased else None,
-            routed=self._mlps(routed, self.policy.routed),
+            bias=self.packing.vector(bias, lambda: self.exact(bias).clone()) if self._is_biased else None,
+            routed=self._mlps(at, [f"experts.{expert}." for expert in range(spec.router.experts)], self.policy.routed),
         )
+
+    @property
+    def _is_biased(self) -> bool:
+        return self.spec.router.method == "noaux_tc"

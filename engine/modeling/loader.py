@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine.kernels.cpu.build import user_cache
 from engine.kernels.cpu.library import Library
 from engine.kernels.cpu.library import load as load_library
 from engine.kernels.packed import Mlp, pack, pack_mlp
@@ -26,12 +27,14 @@ from engine.modeling.checkpoint import check_entries, fingerprint, open_reader, 
 from engine.modeling.deepseek import Layer, Model
 from engine.modeling.fused import FusedModel, LayerBuilder
 from engine.modeling.tensors import Shapes, expected_shapes
+from engine.quant.packfile import Direct, Packing, packed
 from engine.quant.policy import Policy, policy_of, rounded
 from engine.spec.config import EngineConfig
-from engine.spec.memory import cache_dtype, holds_float32, is_small
+from engine.spec.memory import cache_dtype, holds_float32, is_small, weight_bytes
 from engine.spec.model import ModelSpec, read_spec
 
 NUMERICS_VERSION = 1  # raise it whenever a change of this package changes the bits of any logit
+PACK_FROM = 64 << 20  # bytes of quantised weights from which on they are kept in a file: smaller ones are made faster
 
 Get = Callable[[str], Tensor]
 Loaded = Model | FusedModel
@@ -110,18 +113,29 @@ class _FusedBuilder(_Source):
 
     @torch.inference_mode()
     def build(self, checkpoint: str, skipped: int = 0) -> FusedModel:
-        """The model; each tensor is converted and dropped before the next is read."""
-        spec = self.spec
-        layers = LayerBuilder(spec, self._policy, self._get, self.source)
+        """The model; large quantised weights come from a file that replicas share."""
+
+        def assemble(packing: Packing) -> FusedModel:
+            return self._assemble(checkpoint, skipped, packing)
+
+        size = weight_bytes(self.spec, self.config.dtype, self.config.quantization)
+        if self.config.quantization == "none" or size < PACK_FROM or self.config.load_format == "dummy":
+            return assemble(Direct())
+        words = (checkpoint, self.config.dtype, str(self._held), self.config.quantization)
+        key = hashlib.sha256("|".join(words).encode()).hexdigest()[:32]
+        return packed(user_cache() / "weights", key, assemble)
+
+    def _assemble(self, checkpoint: str, skipped: int, packing: Packing) -> FusedModel:
+        spec, table = self.spec, "model.embed_tokens.weight"
+        layers = LayerBuilder(spec, self._policy, self._get, self.source, packing)
         layers.check()
-        embedding = self._get("model.embed_tokens.weight")
         return FusedModel(
             spec=spec,
             library=self.library,
-            head=layers.head(embedding if spec.tied else self._get("lm_head.weight")),
-            embedding=embedding.to(self._held, copy=True),
+            embedding=packing.vector(table, lambda: self._get(table).to(self._held, copy=True)),
             layers=tuple(layers.layer(index) for index in range(spec.num_layers)),
-            final_norm=self._get("model.norm.weight").clone(),
+            final_norm=layers.vector("model.norm.weight"),
+            head=layers.head(),
             rotary=Rotary(spec.rope, spec.rope_dim, self.config.max_model_len or spec.max_positions),
             cache_dtype=self._latents(),
             numerics=self._numerics(checkpoint, self.library.name),

@@ -31,10 +31,16 @@ class BuildError(Exception):
     """The kernels could not be compiled here; the message says why and what to install."""
 
 
+def user_cache() -> Path:
+    """What all projects of a user share and may lose: XDG_CACHE_HOME/dsctl, or ~/.cache/dsctl."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "dsctl"
+
+
 def cache_directories() -> list[Path]:
-    """Where compiled kernels may live: the user's cache, which all projects share, else the project's home."""
-    base, home = os.environ.get("XDG_CACHE_HOME"), os.environ.get("DSCTL_HOME")
-    shared = (Path(base) if base else Path("~/.cache").expanduser()) / "dsctl" / "kernels"
+    """Where compiled kernels may live: the user's cache, else the project's home."""
+    home = os.environ.get("DSCTL_HOME")
+    shared = user_cache() / "kernels"
     return [shared, Path(home) / "cache" / "kernels"] if home else [shared]
 
 

@@ -163,3 +163,20 @@ def test_sizes_beyond_the_kernels_are_refused(tmp_path: Path, monkeypatch: pytes
     )
     with pytest.raises(ConfigError, match=r"nope_dim \+ rope_dim is 24.*set kernels to reference"):
         fused(make_checkpoint(tmp_path))
+
+
+def test_packed_weights_are_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the cache file: the same bits, and no matrix of the checkpoint is read."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = make_checkpoint(tmp_path / "model", "v3-fp8")
+    direct = fused(path, quantization="int4")
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(loader, "PACK_FROM", 0)
+    first = fused(path, quantization="int4")
+    monkeypatch.setattr("engine.modeling.fused.convert", None)
+    second = fused(path, quantization="int4")
+    ids = tokens_of(direct, 30)
+    right = alone(direct, ids, 20)
+    assert direct.numerics == first.numerics == second.numerics
+    assert torch.equal(alone(first, ids, 20), right)
+    assert torch.equal(alone(second, ids, 20), right)
