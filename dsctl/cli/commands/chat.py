@@ -8,7 +8,7 @@ import typer
 
 from dsctl.cli.options import Config
 
-Question = Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="The question; default: read from stdin.")]
+Question = Annotated[str | None, typer.Argument(metavar="QUESTION", help="The question; default: read from stdin.")]
 Url = Annotated[str | None, typer.Option("--url", help="Another server's address; default: the deployed front.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Longest answer.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", min=0, max=2, help="0: always the likeliest word.")]

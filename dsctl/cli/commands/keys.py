@@ -13,7 +13,7 @@ group = typer.Typer(name="keys", rich_markup_mode=None, no_args_is_help=True, he
 
 @group.command()
 def issue(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Whose it is, for the list.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is, for the list.")] = "",
     config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Make a key and print it, this once; only its hash is kept."""
