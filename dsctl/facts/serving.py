@@ -70,15 +70,6 @@ def parse_table(text: str) -> Table | Missing:
         return Missing(f"the replica table cannot be read: {error!r}")
 
 
-def show_table(table: Table) -> str:
-    """The table as replicas.json."""
-    rows = [
-        {"name": r.name, "url": r.url, "weight": r.weight, "spec_hash": r.spec_hash, "state": r.state}
-        for r in table.rows
-    ]
-    return json.dumps({"generation": table.generation, "replicas": rows}, indent=1) + "\n"
-
-
 def parse_front(text: str) -> Front | Missing:
     """Reads the gateway's /-/status."""
     try:

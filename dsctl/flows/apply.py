@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from dsctl.base.errors import DeadlineError, DsctlError, StoppedError
 from dsctl.base.step import SetTable, Step
+from dsctl.base.units import seconds
 from dsctl.base.voice import Voice
 from dsctl.planning.rollout import retreat
 from dsctl.reach.door import Door
@@ -17,8 +19,10 @@ def apply(steps: Sequence[Step], door: Door, voice: Voice) -> None:
     for step in steps:
         voice.say(sentence(step))
         done.append(step)
+        started = time.monotonic()
         try:
             door.act(step.action, voice)
+            voice.note(f"  done in {seconds(time.monotonic() - started)}")
         except (StoppedError, DeadlineError):
             raise
         except DsctlError as error:

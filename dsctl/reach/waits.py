@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dsctl.base.errors import DsctlError, GateError
 from dsctl.base.missing import Missing
 from dsctl.base.places import Places
+from dsctl.base.secret import redact
 from dsctl.base.step import AwaitGateway, AwaitReady, Drain, Gate
 from dsctl.base.units import seconds
 from dsctl.base.voice import Voice
@@ -27,7 +28,7 @@ class _Life:
     """What happens to one supervised program while it is waited for."""
 
     def __init__(self, name: str, supervisor: Supervisor, places: Places) -> None:
-        self._name, self._supervisor, self._log = name, supervisor, places.log(name)
+        self._name, self._supervisor, self._places = name, supervisor, places
         self._pids: set[int] = set()
 
     def check(self) -> None:
@@ -45,7 +46,7 @@ class _Life:
 
     def failure(self, message: str) -> GateError:
         """The error that shows how the log ends."""
-        return GateError(message, why=machine.tail(self._log, LOG_LINES), hint=f"dsctl logs {self._name}")
+        return GateError(message, why=_last_words(self._name, self._places), hint=f"dsctl logs {self._name}")
 
 
 def gateway(action: AwaitGateway, supervisor: Supervisor, places: Places, patience: Patience, voice: Voice) -> None:
@@ -96,7 +97,7 @@ def gate(action: Gate, places: Places, patience: Patience, voice: Voice) -> None
         last = f"{reply.status}: {http.message(reply.text)}"
         if reply.status == 200 or (400 <= reply.status < 500 and reply.status not in (404, 408, 429)):
             break
-    log = machine.tail(places.log(action.name or "gateway"), LOG_LINES)
+    log = _last_words(action.name or "gateway", places)
     hint = f"dsctl logs {action.name or 'gateway'}"
     raise GateError(f"{action.name or 'the front'} did not pass the gate: {last}", why=log, hint=hint)
 
@@ -125,6 +126,12 @@ def taken_up(front: str, generation: int, admin: Path, patience: Patience, voice
             return
     message = f"the gateway does not take up generation {generation} of the replica table"
     raise DsctlError(message, hint="dsctl logs gateway")
+
+
+def _last_words(name: str, places: Places) -> str:
+    """How a program's log ends, without the project's tokens should one be in it."""
+    tokens = (http.token(places.admin_token), http.token(places.replica_token))
+    return redact(machine.tail(places.log(name), LOG_LINES), *tokens)
 
 
 def _field(text: str, name: str) -> object:
