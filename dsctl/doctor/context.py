@@ -44,14 +44,14 @@ _SYSLOG_HOST = re.compile(
     re.MULTILINE,
 )
 _NCCL_HOST = re.compile(r"^(?:\[[^\]]{19}\] )?(?P<h>[A-Za-z][\w.-]{1,60}):\d+:\d+ \[-?\d+\]", re.MULTILINE)
-_INIT = re.compile(r"\brank (?P<rank>\d+) nranks (?P<n>\d+).*?(?:busId (?P<bus>[0-9a-fA-F]+))?\b")
+_INIT = re.compile(r"\brank (?P<rank>\d{1,5}) nranks (?P<n>\d{1,5}).*?(?:busId (?P<bus>[0-9a-fA-F]+))?\b")
 _RANK_MARK = re.compile(
     r"\[rank(\d{1,5})\]|\[Rank (\d{1,5})\]|Worker_(?:DP\d+_)?(?:PP\d+_)?TP(\d{1,4})|Worker rank=(\d{1,5})| TP(\d{1,4})[\] ]|^\[\d+,(\d+)\]<std|\[default(\d{1,4})\]:",
     re.MULTILINE,
 )
 _WORLD = re.compile(r"(?:world[_ ]size|WORLD_SIZE)['\"]?\s*[=: ]\s*\[?(?P<n>\d{1,5})\b")
-_PER_NODE = re.compile(r"nproc[_-]per[_-]node[=: ]+(?P<n>\d+)")
-_NODES = re.compile(r"\bnnodes[=: ]+(?P<n>\d+)")
+_PER_NODE = re.compile(r"nproc[_-]per[_-]node[=: ]+(?P<n>\d{1,5})")
+_NODES = re.compile(r"\bnnodes[=: ]+(?P<n>\d{1,5})")
 
 
 def kinds_of(text: str) -> frozenset[str]:

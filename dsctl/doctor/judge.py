@@ -40,6 +40,8 @@ def literals() -> list[str]:
 
 def matches(case: Case, rules: Iterable[Rule]) -> list[Match]:
     """Every rule's pattern in every hit, quotations left out."""
+    if not case.hits:
+        return []
     by_word: dict[str, list[Rule]] = defaultdict(list)
     for rule in rules:
         for word in rule.literals:
@@ -84,9 +86,7 @@ def findings(case: Case, found: list[Match]) -> list[Finding]:
         if counts[match.rule.id] < match.rule.least:
             continue
         refined[match.rule.id] += 1
-        words = None
-        if match.rule.refine and (refined[match.rule.id] <= MOST_REFINED or match.rule.refine in ("xid", "shmbc")):
-            words = BY_NAME[match.rule.refine](match, case)
+        words = _words(match, case, refined[match.rule.id])
         if words is not None and words.rule == "(none)":
             continue
         rule = catalogue()[words.rule] if words and words.rule else match.rule
@@ -97,6 +97,17 @@ def findings(case: Case, found: list[Match]) -> list[Finding]:
         else:
             gathered[key] = _finding(rule, match, words or Words(), host, case)
     return [finding for finding in gathered.values() if finding.count >= finding.rule.least]
+
+
+def _words(match: Match, case: Case, number: int) -> Words | None:
+    """The worked-out words of a match; numbers that no machine could have had leave the table's words."""
+    name = match.rule.refine
+    if not name or (number > MOST_REFINED and name not in ("xid", "shmbc")):
+        return None
+    try:
+        return BY_NAME[name](match, case)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        return None
 
 
 def _finding(rule: Rule, match: Match, words: Words, host: str, case: Case) -> Finding:
@@ -145,7 +156,7 @@ def verdicts(case: Case, fired: set[str], rules: Iterable[Rule]) -> list[Verdict
     for rule in rules:
         if rule.id in fired:
             result.append(Verdict(rule.id, "fired"))
-        elif any(need in kinds or need in case.facts for need in rule.needs):
+        elif rule.needs[0] in kinds or rule.needs[0] in case.facts:
             absent = case.facts.get(rule.needs[0])
             inapplicable = isinstance(absent, str)
             result.append(

@@ -59,7 +59,7 @@ class Rule:
     title: str
     severity: Severity
     category: str
-    needs: tuple[str, ...]  # kinds of evidence, any of which is enough
+    needs: tuple[str, ...]  # kinds of evidence that can show it; without the first it is never called clear
     cause: str
     fix: str
     verify: str

@@ -84,6 +84,7 @@ def _one(pattern: re.Pattern[str], text: str) -> int | None:
 
 def parse(text: str) -> Oom | None:
     """The numbers of the first message in `text`, or None. Line breaks inside the message are fine."""
+    text = " ".join(text.split())  # a terminal may have broken the message anywhere
     try:
         if found := NEW.search(text):
             return _new(found)
@@ -94,7 +95,7 @@ def parse(text: str) -> Oom | None:
             return Oom(
                 int(found["gpu"]), size(found["req"]), total, free, alloc, max(0, reserved - alloc), 0, own, None, ()
             )
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         return None
     return None
 

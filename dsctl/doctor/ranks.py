@@ -13,15 +13,15 @@ from dsctl.doctor.rules import catalogue
 from dsctl.facts.logscan import Hit
 
 TIMEOUT = re.compile(
-    r"Watchdog caught collective operation timeout: WorkNCCL\((?:SeqNum=(?P<seq>\d+), )?OpType=(?P<op>\w+)"
-    r"(?:, NumelIn=(?P<nin>\d+), NumelOut=(?P<nout>\d+))?.*?Timeout\(ms\)=(?P<ms>\d+)"
+    r"Watchdog caught collective operation timeout: WorkNCCL\((?:SeqNum=(?P<seq>\d{1,12}), )?OpType=(?P<op>\w+)"
+    r"(?:, NumelIn=(?P<nin>\d{1,12}), NumelOut=(?P<nout>\d{1,12}))?.*?Timeout\(ms\)=(?P<ms>\d{1,12})"
 )
 STATUS = re.compile(
-    r"(?:failure detected by watchdog at work sequence id:|at NCCL work:|detected by watchdog at work:) (?P<seq>\d+)[, ]+"
-    r"(?:PG status: )?last enqueued (?:NCCL )?work: (?P<enq>-?\d+), last completed (?:NCCL )?work: (?P<comp>-?\d+)"
+    r"(?:failure detected by watchdog at work sequence id:|at NCCL work:|detected by watchdog at work:) (?P<seq>\d{1,12})[, ]+"
+    r"(?:PG status: )?last enqueued (?:NCCL )?work: (?P<enq>-?\d{1,12}), last completed (?:NCCL )?work: (?P<comp>-?\d{1,12})"
 )
-GROUP = re.compile(r"\[PG (?:ID )?(?P<pg>\d+)(?: PG GUID (?P<guid>[^ \]]+))?")
-LABEL = re.compile(r"\bRank (?P<rank>\d+)\]")
+GROUP = re.compile(r"\[PG (?:ID )?(?P<pg>\d{1,12})(?: PG GUID (?P<guid>[^ \]]+))?")
+LABEL = re.compile(r"\bRank (?P<rank>\d{1,5})\]")
 MOST_RANKS = 1 << 16  # a larger number in a log is a misread line, not a job
 UNEVEN = frozenset(
     {"SEND", "RECV", "COALESCED", "ALLTOALL", "ALLTOALL_BASE", "GATHER", "SCATTER", "UNKNOWN", "BARRIER"}

@@ -56,7 +56,7 @@ def tp_heads(match: Match, _case: Case) -> Words | None:
     """The tensor parallel sizes that divide the heads."""
     heads = match.groups.get("heads") or match.groups.get("heads2")
     parallel = match.groups.get("tp") or match.groups.get("tp2")
-    if not heads or not parallel or int(parallel) < 2:
+    if not heads or not parallel or len(heads) > 9 or not 2 <= int(parallel[:9]) <= 4096:
         return None
     if not match.groups.get("heads") and not re.search(r"assert|parallel|partition|divide|Error", match.hit.said.text):
         return NOTHING
@@ -126,7 +126,7 @@ def shmbc(match: Match, case: Case) -> Words | None:
 
 def barrier(match: Match, _case: Case) -> Words | None:
     """The ranks that a monitored barrier names."""
-    ranks = tuple(int(n) for n in re.findall(r"\d+", match.groups.get("ranks", "")))
+    ranks = tuple(int(n) for n in re.findall(r"\b\d{1,5}\b", match.groups.get("ranks", "")))
     return Words(
         ranks=ranks,
         title=f"Rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} did not come to the barrier",

@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
-from dsctl.doctor.model import SEVERITIES, Finding, Rule, Severity, Verdict, at_least
+from dsctl.doctor.model import SEVERITIES, Evidence, Finding, Rule, Severity, Verdict, at_least
 from dsctl.doctor.redact import redact, redacted
 
 
@@ -130,15 +130,19 @@ def _story(finding: Finding, number: int) -> list[str]:
     times = f" · {finding.count}×" if finding.count > 1 else ""
     lines = [f"{number}. {mark}{where}  {finding.title}  [{finding.rule.id}]{times}"]
     lines += _block("why", finding.cause) + _block("fix", finding.fix) + _block("check", finding.verify)
-    lines += [f"   {e.file}:{e.line}: {e.text[:300]}" for e in finding.evidence]
+    lines += [f"   {_place(e)}: {e.text[:300]}" for e in finding.evidence]
     lines += [line for child in finding.children for line in _child(child, 1)]
     return lines
+
+
+def _place(evidence: Evidence) -> str:
+    return f"{evidence.file}:{evidence.line}" if evidence.line else evidence.file
 
 
 def _child(finding: Finding, level: int) -> list[str]:
     pad = "   " * level
     where = f" on {finding.host}" if finding.host else ""
-    at = f" ({finding.evidence[0].file}:{finding.evidence[0].line})" if finding.evidence else ""
+    at = f" ({_place(finding.evidence[0])})" if finding.evidence else ""
     lines = [f"{pad}└ led to: {finding.title}{where} [{finding.rule.id}]{at}"]
     return lines + [line for child in finding.children for line in _child(child, level + 1)]
 

@@ -25,6 +25,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "graph_bs": ("cuda_graph_max_bs",),
     "sleep_mode": ("enable_sleep_mode", "enable_memory_saver"),
     "world": ("world_size",),
+    "port": ("port",),
 }
 CANON = {spelling: name for name, spellings in NAMES.items() for spelling in reversed(spellings)}
 _ASSIGN = re.compile(r"""['"]?\b(?P<key>[a-z][a-z_]{1,40})['"]?\s*[:=]\s*(?P<value>'[^']*'|"[^"]*"|[\w./+-]+)""")

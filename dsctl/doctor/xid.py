@@ -10,7 +10,7 @@ Action = Literal["app", "reset", "cold", "info", "watch", "link", "recovery"]
 
 LINE = re.compile(
     r"NVRM: Xid \((?:PCI:)?(?P<bdf>[0-9A-Fa-f]{4}(?:[0-9A-Fa-f]{4})?:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2})(?:\.\d)?"
-    r"(?: GPU-I:(?P<gi>\d+))?(?: GPU-CI:(?P<ci>\d+))?\): (?P<xid>\d+)(?:, (?P<rest>.*))?"
+    r"(?: GPU-I:(?P<gi>\d+))?(?: GPU-CI:(?P<ci>\d+))?\): (?P<xid>\d{1,6})(?:, (?P<rest>.*))?"
 )
 RECOVERY = re.compile(
     r"recovery action changed from 0x[0-9a-fA-F]+ \((?P<old>[^)]+)\) to 0x[0-9a-fA-F]+ \((?P<new>[^)]+)\)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dsctl.facts.logtext import Spoken, plain, read, stamp
 
@@ -11,6 +11,7 @@ LONGEST_LINE = 64 * 1024  # bytes of a line that are looked at
 BEHIND = 48 * 1024  # bytes kept before a block, for the lines that led to a hit
 AHEAD_LINES = 12
 BEHIND_LINES = 90
+WITH_BEFORE = 200  # hits of one literal that keep the lines before them
 PER_LITERAL = 3000  # hits of one literal in one file that are looked at; the rest is only counted
 PER_FILE = 12000
 
@@ -127,7 +128,8 @@ def _look(result: Scan, scanner: Scanner, behind: bytes, fresh: bytes, ahead: by
         end = len(fresh) if end < 0 else end
         number += fresh.count(b"\n", counted, begin)
         counted = begin
-        result.hits.append(_hit(result.file, number + 1, (behind, fresh, ahead), (begin, end)))
+        hit = _hit(result.file, number + 1, (behind, fresh, ahead), (begin, end))
+        result.hits.append(hit if seen <= WITH_BEFORE else replace(hit, before=()))
 
 
 def _hit(file: str, number: int, parts: tuple[bytes, bytes, bytes], span: tuple[int, int]) -> Hit:

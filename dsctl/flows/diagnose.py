@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 from dsctl.base.errors import UsageError
-from dsctl.doctor import context, judge, ranks, serving, stories
+from dsctl.base.missing import Missing
+from dsctl.doctor import context, judge, live, ranks, serving, stories
 from dsctl.doctor.model import SEVERITIES, Case, Finding, Rule, Severity, at_least
 from dsctl.doctor.report import Diagnosis
 from dsctl.doctor.rules import catalogue
 from dsctl.facts.logscan import Scan, Scanner, scan
-from dsctl.reach import logfiles
+from dsctl.flows import checkup
+from dsctl.reach import logfiles, vitals
 
 Told = Callable[[int], None]
 
@@ -65,7 +68,7 @@ def diagnose(wish: Wish, told: Told | None = None) -> Diagnosis:
     if not wish.logs:
         case.missing |= dict.fromkeys(context.KINDS, "no log was given (--logs FILE)")
     if wish.live or not wish.logs:
-        looked += _look_live(case)
+        looked += _look_live(case, scans)
     else:
         _not_live(case, rules)
     found = _judge(case, rules)
@@ -80,6 +83,7 @@ def _flat(finding: Finding) -> list[Finding]:
 def _judge(case: Case, rules: dict[str, Rule]) -> list[Finding]:
     """All rules are judged, so that causes are known; then what was not asked for is left out."""
     found = judge.findings(case, judge.matches(case, catalogue().values()))
+    found += live.findings(case, vitals.host())
     guilty = ranks.analyse(case)
     for finding in found:
         if finding.rule.id == "NCCL-TIMEOUT" and not guilty:
@@ -102,11 +106,17 @@ def total_bytes(wish: Wish) -> int:
     return sum(file.size for file in logfiles.expand(list(wish.logs))[0])
 
 
+@cache
+def _scanner() -> Scanner:
+    """One automaton for all files and all calls."""
+    return Scanner(judge.literals())
+
+
 def _read_logs(wish: Wish, told: Told | None) -> tuple[list[Scan], list[tuple[str, str]], list[tuple[str, str]]]:
     if not wish.logs:
         return [], [], []
     files, passed = logfiles.expand(list(wish.logs))
-    scanner = Scanner(judge.literals())
+    scanner = _scanner()
     tail = max(1 << 16, min(1 << 20, (64 << 20) // max(1, len(files))))
     scans: list[Scan] = []
     unanswered: list[tuple[str, str]] = []
@@ -177,9 +187,18 @@ def _leaves(value: dict[str, object]) -> Iterator[tuple[str, object]]:
             yield str(key), inner
 
 
-def _look_live(case: Case) -> list[str]:
-    del case
-    return []
+def _look_live(case: Case, scans: list[Scan]) -> list[str]:
+    """This machine's facts, and its kernel's log of the last day."""
+    looked = checkup.look(case)
+    kernel = checkup.kernel_log()
+    if isinstance(kernel, Missing):
+        case.missing["kernel log"] = kernel.reason
+        return looked
+    found = scan("/dev/kmsg", [kernel.encode()], _scanner())
+    scans.append(found)
+    case.hits += found.hits
+    case.sources["/dev/kmsg"] = replace(context.source(found), kinds=frozenset({"kernel log"}), host=vitals.host())
+    return [*looked, "/dev/kmsg of the last day"]
 
 
 def _not_live(case: Case, rules: dict[str, Rule]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dsctl.doctor.rules.entry import APP, CONTAINER, FABRIC, KERNEL, C, W, log
 
 _BOTH = (*APP, *KERNEL)
+_KERNEL = (*KERNEL, *APP)  # the kernel says it best
 _SMI = "`nvidia-smi` lists all cards, and `python -c 'import torch; torch.zeros(1, device=\"cuda\")'` works."
 
 RULES = (
@@ -18,13 +19,13 @@ RULES = (
         r"couldn't communicate with the NVIDIA driver|NVML: Driver Not Loaded|[Ff]ound no NVIDIA driver on your system|Module nvidia not found",
         depth=2, cause="No NVIDIA kernel module is loaded: after a kernel upgrade without DKMS build, with Secure Boot, or because nouveau has the card; in a container: started without GPUs.",
         fix="On the host: `dkms status`, `modprobe nvidia` and read dmesg; install headers for the running kernel (linux-headers-$(uname -r)) and rebuild. In a container: docker run --gpus all.", verify=_SMI),
-    log("DRV-SECUREBOOT", C, "Secure Boot rejects the NVIDIA module", "key was rejected by service|module verification failed", r"Key was rejected by service|nvidia: module verification failed: signature and/or required key missing.*lockdown", needs=_BOTH, depth=0,
+    log("DRV-SECUREBOOT", C, "Secure Boot rejects the NVIDIA module", "key was rejected by service|module verification failed", r"Key was rejected by service|nvidia: module verification failed: signature and/or required key missing.*lockdown", needs=_KERNEL, depth=0,
         cause="The module is not signed with a key this machine trusts.", fix="Enrol the key (mokutil --import /var/lib/shim-signed/mok/MOK.der and reboot), use the distribution's signed driver packages, or switch Secure Boot off.", verify=_SMI),
-    log("DRV-NOUVEAU", C, "nouveau holds the card", "nouveau", r"NVRM: .*nouveau.*(?:in use|conflict|claimed)|ERROR: The Nouveau kernel driver is currently in use", needs=_BOTH, depth=0,
+    log("DRV-NOUVEAU", C, "nouveau holds the card", "nouveau", r"NVRM: .*nouveau.*(?:in use|conflict|claimed)|ERROR: The Nouveau kernel driver is currently in use", needs=_KERNEL, depth=0,
         cause="The open nouveau driver is bound to the card, so the NVIDIA driver cannot have it.", fix="echo 'blacklist nouveau\noptions nouveau modeset=0' > /etc/modprobe.d/blacklist-nouveau.conf; update-initramfs -u; reboot.", verify=_SMI),
     log("DRV-DKMS", C, "The driver's module did not build for this kernel", "bad return status for module build on kernel|unable to find the kernel source tree|kernel headers", r"Bad return status for module build on kernel: (?P<k>\S+)|Unable to find the kernel source tree|Your kernel headers for kernel (?P<k2>\S+) cannot be found", needs=_BOTH, depth=0,
         cause="DKMS could not build the module for kernel {k}{k2}: headers missing, or the driver is too old for it.", fix="Install linux-headers-$(uname -r), then `dkms autoinstall`; if it still fails use a newer driver or boot the previous kernel.", verify="`dkms status` shows installed for `uname -r`."),
-    log("DRV-OPEN-MODULE", C, "This card needs the other flavour of the kernel module", "requires use of the nvidia open kernel modules|not supported by the nvidia", r"requires use of the NVIDIA open kernel modules|installed in this system is\s+(?:NVRM:\s+)?not supported by (?:the NVIDIA|open)", needs=_BOTH, spans=True, depth=0,
+    log("DRV-OPEN-MODULE", C, "This card needs the other flavour of the kernel module", "requires use of the nvidia open kernel modules|not supported by the nvidia", r"requires use of the NVIDIA open kernel modules|installed in this system is\s+(?:NVRM:\s+)?not supported by (?:the NVIDIA|open)", needs=_KERNEL, spans=True, depth=0,
         cause="Newer cards work only with the open modules; very old ones only with the proprietary or a legacy driver.", fix="Install the open flavour (for example nvidia-driver-570-server-open, or cuda-drivers with nvidia-open); for old cards the legacy branch that lists them.", verify=_SMI),
     log("DRV-RMINIT", C, "The driver could not initialise a card", "rminitadapter failed|rm_init_adapter failed", r"NVRM: GPU (?P<gpu>[0-9A-Fa-f:.]+): (?:RmInitAdapter failed! \((?P<code>[^)]+)\)|rm_init_adapter failed)", needs=KERNEL, depth=0,
         cause="Initialisation of card {gpu} failed ({code}): firmware (GSP), power, slot, or the wrong module flavour.", fix="Power the host off completely (cold) and on again; check aux power and seating; same driver flavour and GSP firmware as its neighbours. If it stays: replace the card.", verify="`nvidia-smi -L` lists the card."),

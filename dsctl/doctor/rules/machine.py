@@ -1,7 +1,45 @@
-"""Rules about this machine as it is now; each is judged by the function of its fact in doctor/live.py."""
+"""Rules about this machine as it is now; each is judged by the function of the same fact in doctor/live.py."""
 
 from __future__ import annotations
 
-from dsctl.doctor.model import Rule
+from dsctl.doctor.rules.entry import C, I, W, live
 
-RULES: tuple[Rule, ...] = ()
+_SMI = "`nvidia-smi -q` shows it gone."
+
+RULES = (
+    live("SHM-SMALL", W, "/dev/shm is too small for several cards", "shm", cause="NCCL and data loaders keep buffers in /dev/shm; {total} is what there is.", fix="docker run --shm-size=16g or --ipc=host; Kubernetes: emptyDir with medium: Memory on /dev/shm.", verify="`df -h /dev/shm`."),
+    live("LIMIT-NOFILE", W, "The hard limit of open files is low", "limits", cause="A process may open {n} files; every connection and shard is one.", fix="systemd: LimitNOFILE=1048576; Docker: --ulimit nofile=1048576:1048576; /etc/security/limits.conf.", verify="`ulimit -Hn`."),
+    live("LIMIT-MEMLOCK", C, "RDMA is there, but memory may not be locked", "memlock", cause="RDMA pins its buffers; the limit is {n} bytes.", fix="--ulimit memlock=-1 --cap-add IPC_LOCK; systemd: LimitMEMLOCK=infinity.", verify="`ulimit -Hl` says unlimited."),
+    live("DISK-FILLING", W, "A disk is nearly full", "disks", cause="{path} has {free} of {total} left.", fix="Free it: ~/.cache/huggingface, /var/lib/docker (docker system prune), logs; or move caches to another volume (HF_HOME).", verify="`df -h`."),
+    live("MEM-LOW", W, "The machine is short of memory", "memory", cause="{free} of {total} are available.", fix="Stop what is not needed; loading a model would meet the kernel's memory killer.", verify="`free -g`."),
+    live("THP-NEVER", I, "Huge pages are switched off", "thp", cause="CPU inference walks gigabytes of weights; with 4 KiB pages it loses time in address translation.", fix="echo madvise > /sys/kernel/mm/transparent_hugepage/enabled (as root; keep it with a systemd unit or the kernel option transparent_hugepage=madvise).", verify="`cat /sys/kernel/mm/transparent_hugepage/enabled`."),
+    live("OMP-SPIN", W, "OpenMP threads spin while they wait", "environment", cause="OMP_WAIT_POLICY=ACTIVE (or a spin count) burns the cores that other processes need.", fix="Set OMP_WAIT_POLICY=PASSIVE and unset GOMP_SPINCOUNT and KMP_BLOCKTIME.", verify="`env | grep -E 'OMP|KMP'`."),
+    live("OMP-THREADS", W, "More OpenMP threads than cores", "environment", cause="OMP_NUM_THREADS={n}, {cores} cores may be used: threads wait for each other.", fix="Set OMP_NUM_THREADS to the cores divided by the processes (here at most {cores}), or unset it.", verify="`echo $OMP_NUM_THREADS`."),
+    live("NCCL-ENV-HARMFUL", W, "A debugging work-around is switched on", "environment", cause="{names}: set while looking for a fault, they cost speed or break NVLS.", fix="Unset {names} in the service's environment; keep one only with a reason written down.", verify="`env | grep -E 'NCCL|CUDA_LAUNCH'`."),
+    live("ENV-OLD-NAMES", I, "Old names of PyTorch's NCCL settings", "environment", cause="{names} are aliases of TORCH_NCCL_* names.", fix="Rename: {names} with TORCH_ in front.", verify="`env | grep NCCL`."),
+    live("ALLOC-CONF-TWICE", W, "Two settings of PyTorch's allocator contradict each other", "environment", cause="PYTORCH_CUDA_ALLOC_CONF and PYTORCH_ALLOC_CONF have different values.", fix="Set both to the same value, or only PYTORCH_ALLOC_CONF (torch 2.9 on).", verify="`env | grep ALLOC_CONF`."),
+    live("CPU-AVX2", W, "The processor has no AVX2", "cpu", cause="CPU kernels fall back to slow code; many wheels do not start at all.", fix="Use another host; in a VM pass the host's CPU model (host-passthrough).", verify="`lscpu | grep avx2`."),
+    live("CPU-AVX512", I, "The processor has no AVX-512", "cpu", cause="int8 inference on CPU uses AVX2, at about half the speed or less.", fix="Nothing to repair; choose a host with AVX-512 VNNI for CPU serving.", verify="`lscpu | grep avx512`."),
+    live("CPU-GOVERNOR", I, "The processor saves power", "governor", cause="The frequency governor is {name}.", fix="cpupower frequency-set -g performance.", verify="`cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor`."),
+    live("NO-COMPILER", I, "There is no C compiler", "compiler", cause="Triton, torch.compile and our own CPU kernels build code at the first start; {why}.", fix="apt-get install -y build-essential (or gcc and g++ of your distribution).", verify="`cc --version`."),
+    live("FD-TABLE", W, "The machine's table of open files is nearly full", "files", cause="{used} of {max} file handles are used.", fix="Find who leaks (`ls /proc/*/fd | wc -l`); sysctl -w fs.file-max=2097152.", verify="`cat /proc/sys/fs/file-nr`."),
+    live("PORT-BUSY", W, "The configured port is taken", "port", cause="Something listens on port {port} already.", fix="`ss -ltnp | grep :{port}` names it; it is fine if it is this deployment.", verify="`ss -ltn`."),
+    live("GPU-DRIVER", C, "The driver does not answer as it should", "gpu", cause="{words}", fix="mismatch: reboot or reload the modules after a driver upgrade; not loaded: `dmesg`, `dkms status`, `modprobe nvidia`; lost: power the host off and on; hung: read dmesg, reboot.", verify="`nvidia-smi` lists all cards.", depth=0),
+    live("GPU-COUNT", C, "A card on the bus is not served by the driver", "gpu", cause="{bus} cards are on the bus, the driver shows {n}.", fix="dmesg: Xid 79, RmInitAdapter; cold restart; reseat the missing card.", verify="`nvidia-smi -L`.", depth=0),
+    live("GPU-RECOVERY", C, "The driver asks for an action on a card", "gpu.recovery", cause="Card {gpu}: {action}.", fix="Drain the host, then {action}.", verify=_SMI, depth=0),
+    live("ECC-DBE", C, "A card had uncorrectable memory errors", "gpu.ecc", cause="Card {gpu}: {n} uncorrectable errors since the last reset.", fix="Drain, nvidia-smi --gpu-reset -i {gpu}; if they come back, replace the card.", verify="`nvidia-smi -q -d ECC`.", depth=0),
+    live("ROW-PENDING", W, "A card waits for a reset to replace a memory row", "gpu.rows_pending", cause="Card {gpu}: a row remap is pending.", fix="nvidia-smi --gpu-reset -i {gpu} when it is idle.", verify="`nvidia-smi -q -d ROW_REMAPPER`."),
+    live("ROW-FAIL", C, "A card could not replace a faulty memory row", "gpu.rows_failed", cause="Card {gpu}: row remapping failed.", fix="Replace the card (this is a criterion for RMA).", verify="`nvidia-smi -q -d ROW_REMAPPER`.", depth=0),
+    live("THERM-HW", C, "A card is slowed by heat or lack of power", "gpu.clocks", cause="Card {gpu}: {reasons} right now.", fix="Cooling: fans, airflow, inlet temperature; power: cables, power supplies.", verify="`nvidia-smi -q -d PERFORMANCE` under load."),
+    live("THERM-SW", W, "A card is close to its temperature limit", "gpu.temperature", cause="Card {gpu}: {t} °C, slowdown at {limit} °C.", fix="Improve airflow; lower the power limit until then.", verify="`nvidia-smi -q -d TEMPERATURE`."),
+    live("PWR-CAP", W, "A card's power limit is lowered", "gpu.power_limit", cause="Card {gpu}: {now} W, default {default} W.", fix="nvidia-smi -i {gpu} -pl {default} (unless it was lowered on purpose).", verify="`nvidia-smi -q -d POWER`."),
+    live("PERSIST-OFF", I, "Persistence mode is off", "gpu.persistence", cause="Card {gpu}: the driver unloads its state when nobody uses the card; starts are slow.", fix="systemctl enable --now nvidia-persistenced.", verify="`nvidia-smi -q | grep Persistence`."),
+    live("PCIE-WIDTH", W, "A card runs on fewer PCIe lanes than it has", "gpu.pcie_width", cause="Card {gpu}: x{now} of x{max}.", fix="Reseat card and riser, check slot and bifurcation in the BIOS.", verify="`nvidia-smi -q | grep -A3 'Link Width'`."),
+    live("PCIE-GEN", W, "A busy card runs at a lower PCIe generation", "gpu.pcie_gen", cause="Card {gpu}: generation {now} of {max} while in P0.", fix="Check slot, riser and BIOS setting.", verify="`nvidia-smi -q | grep -A3 'PCIe Generation'`."),
+    live("MEM-ZOMBIE", C, "A process that is gone still holds card memory", "gpu.processes", cause="Card {gpu}: pid {pid} holds {held} and does not exist here.", fix="In a container this may be another container's process; on the host: kill its remaining children, then nvidia-smi --gpu-reset -i {gpu}, or reboot.", verify="`nvidia-smi` lists no such process."),
+    live("ECC-SBE-RATE", W, "Correctable memory errors come often", "two samples", cause="More than 10 a minute.", fix="Watch the card; plan its replacement.", verify="`nvidia-smi -q -d ECC`."),
+    live("PCIE-REPLAY", W, "PCIe packets are repeated often", "two samples", cause="More than 8 replays a minute.", fix="Reseat card and riser.", verify="`nvidia-smi -q | grep Replay`."),
+    live("NVL-ERR", W, "An NVLink has errors", "two samples", cause="Replays, recoveries, or more than 100 CRC errors a second.", fix="nvidia-smi nvlink -e; reseat; diagnose.", verify="`nvidia-smi nvlink -e`."),
+    live("NCCL-RAS-MISSING", C, "A running job has lost ranks", "ras", cause="NCCL's RAS names missing ranks.", fix="Look at those ranks' hosts.", verify="`ncclras` shows all ranks."),
+    live("CLUSTER-DRIFT", W, "Hosts differ in driver, NCCL, torch or kernel", "several hosts", cause="The minority hosts differ.", fix="Bring them to the same versions.", verify="The same command shows one version everywhere."),
+)  # fmt: skip

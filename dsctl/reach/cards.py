@@ -1,0 +1,105 @@
+"""The door to NVIDIA's management library (nvidia-ml-py, optional): every getter answers, or says why not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dsctl.base.missing import Missing
+from dsctl.facts.cards import UNSUPPORTED, Card, Cards, Reading
+
+DEADLINE_S = 1.5
+FIELD_RECOVERY = 230  # NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+
+
+def look(deadline_s: float = DEADLINE_S) -> Cards | Missing:
+    """All cards. A driver that does not answer in time is `hung`; Missing without the library for Python."""
+    try:
+        import pynvml  # pyright: ignore[reportMissingTypeStubs]
+    except ImportError:
+        return Missing("nvidia-ml-py is not installed: pip install 'dsctl[doctor]'")
+    answer: list[Cards] = []
+    asked = threading.Thread(target=lambda: answer.append(_ask(pynvml)), daemon=True)
+    asked.start()
+    asked.join(deadline_s)
+    return answer[0] if answer else Cards(problem="hung", words=f"no answer from the driver in {deadline_s} s")
+
+
+def _ask(nvml: Any) -> Cards:
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        return Cards(problem=_problem(nvml, error), words=str(error))
+    found: list[Card] = []
+    lost: list[str] = []
+    try:
+        for index in range(nvml.nvmlDeviceGetCount()):
+            try:
+                found.append(_card(nvml, index, nvml.nvmlDeviceGetHandleByIndex(index)))
+            except nvml.NVMLError as error:
+                lost.append(f"card {index}: {error}")
+    except nvml.NVMLError as error:
+        return Cards(problem=_problem(nvml, error), words=str(error))
+    finally:
+        nvml.nvmlShutdown()
+    return Cards(tuple(found), "lost" if lost else "", "; ".join(lost))
+
+
+def _problem(nvml: Any, error: Any) -> str:
+    names = {
+        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "mismatch", nvml.NVML_ERROR_DRIVER_NOT_LOADED: "not loaded",
+        nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "not loaded", nvml.NVML_ERROR_GPU_IS_LOST: "lost",
+    }  # fmt: skip
+    return names.get(error.value, "failed")
+
+
+def _card(nvml: Any, index: int, handle: Any) -> Card:
+    def get(name: str, *arguments: Any, pick: Callable[[Any], Any] = lambda value: value) -> Any:
+        try:
+            return pick(getattr(nvml, name)(handle, *arguments))
+        except nvml.NVMLError as error:
+            if error.value in (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_FUNCTION_NOT_FOUND):
+                return Missing(UNSUPPORTED)
+            return Missing(str(error))
+        except (AttributeError, TypeError, ValueError, UnicodeDecodeError) as error:
+            return Missing(f"{name}: {error}")
+
+    clocks = get("nvmlDeviceGetCurrentClocksEventReasons")
+    if isinstance(clocks, Missing):
+        clocks = get("nvmlDeviceGetCurrentClocksThrottleReasons")
+    readings: dict[str, Reading] = {
+        "recovery": _field(nvml, handle, FIELD_RECOVERY),
+        "clocks": clocks,
+        "ecc": get("nvmlDeviceGetTotalEccErrors", nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC),
+        "rows_pending": get("nvmlDeviceGetRemappedRows", pick=lambda rows: int(rows[2])),
+        "rows_failed": get("nvmlDeviceGetRemappedRows", pick=lambda rows: int(rows[3])),
+        "persistence": get("nvmlDeviceGetPersistenceMode"),
+        "power_limit": get("nvmlDeviceGetEnforcedPowerLimit"),
+        "power_default": get("nvmlDeviceGetPowerManagementDefaultLimit"),
+        "pcie_width": get("nvmlDeviceGetCurrPcieLinkWidth"),
+        "pcie_width_max": get("nvmlDeviceGetMaxPcieLinkWidth"),
+        "pcie_gen": get("nvmlDeviceGetCurrPcieLinkGeneration"),
+        "pcie_gen_max": get("nvmlDeviceGetMaxPcieLinkGeneration"),
+        "pstate": get("nvmlDeviceGetPerformanceState"),
+        "temperature": get("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+        "slowdown_at": get("nvmlDeviceGetTemperatureThreshold", nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
+        "processes": get("nvmlDeviceGetComputeRunningProcesses", pick=_held),
+    }
+    name = get("nvmlDeviceGetName")
+    bus = get("nvmlDeviceGetPciInfo", pick=lambda info: str(info.busId))
+    return Card(
+        index, str(name) if isinstance(name, str) else "?", bus if isinstance(bus, str) else f"card {index}", readings
+    )
+
+
+def _held(processes: Any) -> list[tuple[int, int]]:
+    return [(int(p.pid), int(p.usedGpuMemory or 0)) for p in processes]
+
+
+def _field(nvml: Any, handle: Any, number: int) -> Reading:
+    try:
+        value = nvml.nvmlDeviceGetFieldValues(handle, [number])[0]
+    except nvml.NVMLError as error:
+        return Missing(UNSUPPORTED if error.value == nvml.NVML_ERROR_NOT_SUPPORTED else str(error))
+    return int(value.value.uiVal) if value.nvmlReturn == 0 else Missing(UNSUPPORTED)

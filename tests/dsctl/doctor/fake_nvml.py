@@ -1,0 +1,104 @@
+"""A driver library made of Python under the real nvidia-ml-py; what is not listed is not supported."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pynvml as nvml
+
+OK = 0
+
+
+class FakeLibrary:
+    """`cards`: one dict per card, reading name → value. `init`: what nvmlInit returns."""
+
+    def __init__(self, cards: list[dict[str, Any]], init: int = OK, missing: tuple[str, ...] = ()) -> None:
+        self._cards = cards
+        self._init = init
+        self._missing = missing
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        if name.startswith("__") or name in self._missing:
+            raise AttributeError(name)
+        found = getattr(type(self), f"f_{name.removesuffix('_v2').removesuffix('_v3')}", None)
+        return (lambda *a: found(self, *a)) if found else (lambda *_: nvml.NVML_ERROR_NOT_SUPPORTED)
+
+    def _of(self, handle: Any) -> dict[str, Any]:
+        return self._cards[(ctypes.cast(handle, ctypes.c_void_p).value or 0) - 0x1000]
+
+    def _number(self, handle: Any, name: str, out: Any) -> int:
+        value = self._of(handle).get(name)
+        if value is None:
+            return nvml.NVML_ERROR_NOT_SUPPORTED
+        out._obj.value = value
+        return OK
+
+    def f_nvmlInitWithFlags(self, *_: Any) -> int:
+        return self._init
+
+    def f_nvmlShutdown(self) -> int:
+        return OK
+
+    def f_nvmlDeviceGetCount(self, out: Any) -> int:
+        out._obj.value = len(self._cards)
+        return OK
+
+    def f_nvmlDeviceGetHandleByIndex(self, index: Any, out: Any) -> int:
+        at = getattr(index, "value", index)
+        if self._cards[at].get("lost"):
+            return nvml.NVML_ERROR_GPU_IS_LOST
+        out._obj.contents = ctypes.cast(0x1000 + at, type(out._obj)).contents
+        return OK
+
+    def f_nvmlDeviceGetTotalEccErrors(self, handle: Any, _kind: Any, _counter: Any, out: Any) -> int:
+        return self._number(handle, "ecc", out)
+
+    def f_nvmlDeviceGetCurrentClocksEventReasons(self, handle: Any, out: Any) -> int:
+        return self._number(handle, "clocks", out)
+
+    def f_nvmlDeviceGetPersistenceMode(self, handle: Any, out: Any) -> int:
+        return self._number(handle, "persistence", out)
+
+    def f_nvmlDeviceGetEnforcedPowerLimit(self, handle: Any, out: Any) -> int:
+        return self._number(handle, "power_limit", out)
+
+    def f_nvmlDeviceGetPowerManagementDefaultLimit(self, handle: Any, out: Any) -> int:
+        return self._number(handle, "power_default", out)
+
+    def f_nvmlDeviceGetCurrPcieLinkWidth(self, handle: Any, out: Any) -> int:
+        return self._number(handle, "pcie_width", out)
+
+    def f_nvmlDeviceGetMaxPcieLinkWidth(self, handle: Any, out: Any) -> int:
+        return self._number(handle, "pcie_width_max", out)
+
+    def f_nvmlDeviceGetRemappedRows(self, handle: Any, corr: Any, unc: Any, pending: Any, failed: Any) -> int:
+        rows = self._of(handle).get("rows")
+        if rows is None:
+            return nvml.NVML_ERROR_NOT_SUPPORTED
+        for out, value in zip((corr, unc, pending, failed), rows, strict=True):
+            out._obj.value = value
+        return OK
+
+    def f_nvmlDeviceGetFieldValues(self, handle: Any, _count: Any, fields: Any) -> int:
+        for entry in fields._obj:
+            value = self._of(handle).get("fields", {}).get(entry.fieldId)
+            entry.nvmlReturn = nvml.NVML_ERROR_NOT_SUPPORTED if value is None else OK
+            if value is not None:
+                entry.valueType, entry.value.uiVal = 1, value
+        return OK
+
+
+@contextmanager
+def driver(cards: list[dict[str, Any]], init: int = OK, missing: tuple[str, ...] = ()) -> Iterator[None]:
+    """The fake in the place of the driver's library."""
+    before = nvml.nvmlLib
+    nvml.nvmlLib = FakeLibrary(cards, init, missing)
+    nvml._nvmlGetFunctionPointer_cache.clear()
+    try:
+        yield
+    finally:
+        nvml.nvmlLib = before
+        nvml._nvmlGetFunctionPointer_cache.clear()
