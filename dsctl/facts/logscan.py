@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dsctl.facts.logtext import Spoken, plain, read, stamp
 
@@ -11,9 +11,9 @@ LONGEST_LINE = 64 * 1024  # bytes of a line that are looked at
 BEHIND = 48 * 1024  # bytes kept before a block, for the lines that led to a hit
 AHEAD_LINES = 12
 BEHIND_LINES = 90
-WITH_BEFORE = 200  # hits of one literal that keep the lines before them
-PER_LITERAL = 3000  # hits of one literal in one file that are looked at; the rest is only counted
-PER_FILE = 12000
+WITH_BEFORE = 200  # hits of one literal that keep their neighbours
+PER_LITERAL = 2000  # hits of one literal in one file that are looked at; the rest is only counted
+PER_FILE = 8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +128,18 @@ def _look(result: Scan, scanner: Scanner, behind: bytes, fresh: bytes, ahead: by
         end = len(fresh) if end < 0 else end
         number += fresh.count(b"\n", counted, begin)
         counted = begin
-        hit = _hit(result.file, number + 1, (behind, fresh, ahead), (begin, end))
-        result.hits.append(hit if seen <= WITH_BEFORE else replace(hit, before=()))
+        is_early = seen <= WITH_BEFORE
+        parts = (behind, fresh, ahead) if is_early else (b"", fresh, b"")
+        result.hits.append(_hit(result.file, number + 1, parts, (begin, end), is_early=is_early))
 
 
-def _hit(file: str, number: int, parts: tuple[bytes, bytes, bytes], span: tuple[int, int]) -> Hit:
+def _hit(file: str, number: int, parts: tuple[bytes, bytes, bytes], span: tuple[int, int], *, is_early: bool) -> Hit:
+    """A hit with its neighbours; in a flood the later ones have only the line itself."""
     behind, fresh, ahead = parts
     begin, end = span
     said = read(_text(fresh[begin : min(end, begin + LONGEST_LINE)]))
+    if not is_early:
+        return Hit(file, number, said)
     reach = LONGEST_LINE // 4
     after = (fresh[end + 1 : end + 1 + reach] + (ahead[:reach] if end + reach > len(fresh) else b"")).split(b"\n")
     after_text = tuple(read(_text(raw[:4096])).text for raw in after[:AHEAD_LINES])
