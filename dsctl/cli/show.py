@@ -184,15 +184,15 @@ def issued(key_id: str, key: Secret, *, json: bool) -> None:
         result(key.reveal())
 
 
-def keys(entries: Sequence[Mapping[str, str]], *, json: bool) -> None:
+def keys(entries: Sequence[Mapping[str, str]], *, are_wanted: bool, json: bool) -> None:
     """The keys that open the front."""
     if json:
-        _object({"keys": [dict(entry) for entry in entries]})
+        _object({"keys": [dict(entry) for entry in entries], "wanted": are_wanted})
     elif entries:
         rows = [(entry["id"], entry.get("name", ""), entry.get("created", "")) for entry in entries]
         result(columns([("id", "name", "created"), *rows]))
     else:
-        _line("no keys: only this machine may ask, and needs none")
+        _line("no key is left: every request is refused until one is issued" if are_wanted else "no keys are asked for")
 
 
 def question(given: str | None) -> str:

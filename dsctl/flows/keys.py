@@ -37,6 +37,11 @@ def ls(project: Project) -> list[Entry]:
     return [{k: v for k, v in entry.items() if k != "sha256"} for entry in _entries(project)]
 
 
+def are_wanted(project: Project) -> bool:
+    """True once a key was ever issued: the front then serves nobody without one, even when none is left."""
+    return not isinstance(project.door.read(project.places.keys), Missing)
+
+
 def revoke(project: Project, key_id: str) -> None:
     """The key no longer opens anything; a running gateway notices by itself."""
     if key_id not in [entry["id"] for entry in _entries(project)]:

@@ -151,7 +151,9 @@ def test_keys_open_the_front(deployment: Deployment) -> None:
     assert not [text for text in texts if key.encode() in text]
     key_id = json.loads(deployment.run("keys", "ls", "--json").stdout)["keys"][0]["id"]
     deployment.run("keys", "revoke", key_id)
-    wait_for(lambda: deployment.complete(url, key) == 401 or deployment.complete(url) == 200, "the key to be refused")
+    wait_for(lambda: deployment.complete(url, key) == 401, "the key to be refused")
+    assert deployment.complete(url) == 401
+    assert "no key is left" in deployment.run("keys", "ls").stderr
 
 
 def _assert_no_secret_is_shown(deployment: Deployment, shown: str) -> None:

@@ -32,7 +32,8 @@ def ls(config: Config = None, json: Json = False) -> None:
     from dsctl.flows import keys
     from dsctl.flows.project import open_project
 
-    show.keys(keys.ls(open_project(config)), json=json)
+    project = open_project(config)
+    show.keys(keys.ls(project), are_wanted=keys.are_wanted(project), json=json)
 
 
 @group.command()
