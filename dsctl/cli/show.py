@@ -136,7 +136,7 @@ def status(found: Status, *, json: bool) -> None:
         head = f"{found.project}  {found.url or 'not deployed'}"
         result(f"{head}\n\n{columns([heading, *rows])}" if rows else head)
     for trouble in found.troubles:
-        _line(paint(f"dsctl: {trouble}", "33"))
+        _line(paint(f"dsctl: {trouble}".translate(_CONTROLS), "33"))
 
 
 def _row(replica: ReplicaStatus) -> tuple[str, ...]:

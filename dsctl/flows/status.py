@@ -15,6 +15,7 @@ from dsctl.flows.observe import observe
 from dsctl.flows.project import Project
 from dsctl.planning.observed import Observed
 
+LOG_LINES = 3
 OF_SUPERVISOR = {
     "STOPPED": "stopped",
     "STOPPING": "draining",
@@ -66,8 +67,16 @@ def status(project: Project) -> Status:
     url = gateway.url if isinstance(gateway, Label) else None
     replicas = [_replica(label, seen) for label in seen.replicas.values()]
     troubles = _troubles(project, seen)
-    troubles += [f"{r.name} is {r.state}: dsctl logs {r.name}" for r in replicas if r.state in ("failed", "restarting")]
+    troubles += [_story(project, r) for r in replicas if r.state in ("failed", "restarting")]
     return Status(project.places.project, url, replicas, troubles)
+
+
+def _story(project: Project, replica: ReplicaStatus) -> str:
+    """That a replica failed, with the last it said."""
+    log = project.door.read(project.places.log(replica.name))
+    said = [] if isinstance(log, Missing) else [line for line in log.splitlines() if line.strip()][-LOG_LINES:]
+    head = f"{replica.name} is {replica.state}; dsctl logs {replica.name} shows more than its last words:"
+    return "\n".join([head, *(f"    {line}" for line in said)]) if said else f"{replica.name} is {replica.state}"
 
 
 def _replica(label: Label, seen: Observed) -> ReplicaStatus:

@@ -201,11 +201,15 @@ def test_a_machine_that_was_switched_off_comes_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("condition", ["FATAL", "EXITED", "BACKOFF"])
 def test_a_replica_that_was_given_up_is_started_anew(tmp_path: Path, condition: str) -> None:
-    """A replica that does not serve is replaced without touching the other."""
+    """A replica that does not serve is shown with its last words, and replaced without touching the other."""
     here, fake = project(tmp_path)
     flow.deploy(here, Recorder())
     fake.lose_program("r1", condition)
-    assert status(here).exit_code == Exit.PARTIAL
+    fake.files[here.places.log("r1")] = "ready\nerror: tensor a is cut\n\n"
+    found = status(here)
+    assert found.exit_code == Exit.PARTIAL
+    assert found.troubles[0].startswith("r1 is ")
+    assert found.troubles[0].endswith("ready\n    error: tensor a is cut")
     kept = fake.pids["r2"]
     flow.deploy(here, Recorder())
     assert fake.can_serve() == ["r1", "r2"]
