@@ -6,10 +6,11 @@ import json as jsonlib
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dsctl.base.errors import ConfirmationError, DsctlError, UsageError
+from dsctl.base.errors import ConfirmationError, DsctlError, StoppedError, UsageError
 from dsctl.base.exits import Exit
 from dsctl.base.units import seconds
 
@@ -59,6 +60,16 @@ def error(problem: DsctlError) -> None:
     _line(paint(f"dsctl: {first}", "31"))
     for line in rest:
         _line(line)
+
+
+@contextmanager
+def stopping_quietly() -> Generator[None]:
+    """Where Ctrl-C is how one ends it (an answer long enough, a log seen), it needs no words, only its exit code."""
+    try:
+        yield
+    except StoppedError as stop:
+        _line("")
+        raise SystemExit(int(stop.exit_code)) from None
 
 
 def is_plain() -> bool:

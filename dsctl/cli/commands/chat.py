@@ -28,4 +28,5 @@ def chat(
 
     asked = show.question(question)
     project = open_project(config)
-    show.conversation(flow.chat(project, asked, url=url, max_tokens=max_tokens, temperature=temperature))
+    with show.stopping_quietly():
+        show.conversation(flow.chat(project, asked, url=url, max_tokens=max_tokens, temperature=temperature))

@@ -22,5 +22,6 @@ def logs(
     from dsctl.flows import logs as flow
     from dsctl.flows.project import open_project
 
-    for line in flow.logs(open_project(config), name, lines, follow=follow):
-        show.log_line(line)
+    with show.stopping_quietly():
+        for line in flow.logs(open_project(config), name, lines, follow=follow):
+            show.log_line(line)

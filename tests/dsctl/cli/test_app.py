@@ -163,7 +163,7 @@ def test_a_surprise_is_one_line_and_a_log(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_with_their_code(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """Ctrl-C and SIGTERM during `logs -f` end it at once with 130 and 143."""
+    """Ctrl-C and SIGTERM during `logs -f` end it at once and without a word, with 130 and 143."""
     logs = tmp_path / "home" / "dsctl" / "logs"
     logs.mkdir(parents=True)
     (logs / "r1.log").write_text("one\n")
@@ -177,7 +177,7 @@ def test_signals_end_with_their_code(tmp_path: Path, number: signal.Signals, cod
         log.write("two\n")
     assert process.stdout.readline() == "two\n"
     process.send_signal(number)
-    process.communicate(timeout=60)
+    assert process.communicate(timeout=60) == ("", "\n")
     assert process.returncode == code
 
 
