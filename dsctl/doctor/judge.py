@@ -141,12 +141,12 @@ def quote(hit: Hit) -> Evidence:
 
 
 def fill(template: str, match: Match) -> str:
-    """The table's words with this case's values; gaps close neatly."""
-    values = defaultdict(str, match.groups)
-    text = template.format_map(values)
-    for gap, closed in ((" ()", ""), ("( )", ""), (" :", ":"), (": .", "."), (" , ", ", "), ("  ", " ")):
-        text = text.replace(gap, closed)
-    return text
+    """The table's words with this case's values; names that stand together are alternatives, `?` when none is known."""
+
+    def value(names: re.Match[str]) -> str:
+        return "".join(match.groups.get(name, "") for name in re.findall(r"\w+", names[0])) or "?"
+
+    return re.sub(r"(?:\{\w+\})+", value, template)
 
 
 def verdicts(case: Case, fired: set[str], rules: Iterable[Rule]) -> list[Verdict]:

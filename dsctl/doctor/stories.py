@@ -85,7 +85,9 @@ def _merge_cards(findings: list[Finding]) -> None:
     for group in cards.values():
         if len(group) < 2:
             continue
-        root, *rest = sorted(group, key=lambda f: (f.rule.depth, f.rule.id == "XID-154", f.first or 0.0))
+        root, *rest = sorted(
+            group, key=lambda f: (f.rule.depth, f.rule.id in ("XID-154", "XID-63", "XID-64"), f.first or 0.0)
+        )
         for other in rest:
             root.children.append(other)
             findings[:] = [f for f in findings if f is not other]
@@ -162,6 +164,10 @@ def _finish(root: Finding) -> None:
     root.children.sort(key=lambda f: (f.rule.depth, f.first or 0.0, f.rule.id))
     for child in list(root.children):
         _finish(child)
+        if child.rule.id == "ELASTIC-FAIL" and child.ranks:
+            root.cause += f" {child.cause}"
+            root.host = root.host or child.host
+            root.ranks = root.ranks or child.ranks
         if child.rule.id in ("RANK-ABSENT", "RANK-BEHIND") and "Consequence" not in root.cause:
             root.cause += f" Consequence: {child.cause}"
             root.ranks = root.ranks or child.ranks

@@ -23,7 +23,7 @@ def _rule(entry: Xid) -> Rule:
     return log(
         f"XID-{entry.number}", _SEVERITY[entry.action], f"Xid {entry.number}: {entry.meaning.split(':')[0]}", "nvrm: xid",
         rf"NVRM: Xid \([^)]*\): {entry.number}(?:,|\s|$)", needs=KERNEL, category="gpu", refine="xid",
-        depth=_DEPTH[entry.action], cause=f"GPU {{bdf}} reported Xid {entry.number}: {entry.meaning}.",
+        depth=1 if entry.number == 94 else _DEPTH[entry.action], cause=f"GPU {{bdf}} reported Xid {entry.number}: {entry.meaning}.",
         fix=f"{entry.extra} {fix}".strip(), verify=verify, see="https://docs.nvidia.com/deploy/xid-errors/",
     )  # fmt: skip
 
