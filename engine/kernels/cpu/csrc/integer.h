@@ -133,8 +133,7 @@ struct Int8 {
         I16 acc[M * V];
         repeat<M * V>(EACH(i) { acc[i] = izero(); });
         for (int64_t k = 0; k < K4; ++k, q += BLOCK * 4) {
-            if (M == 1)
-                repeat<V>(EACH(v) { prefetch(q + 4096 + v * 64); });
+            repeat<V>(EACH(v) { prefetch(q + 4096 + v * 64); });
             int32_t x4[M];
             repeat<M>(EACH(m) { std::memcpy(&x4[m], static_cast<const char*>(rows[m]) + 4 * k, 4); });
             repeat<M * V>(EACH(i) { acc[i] = dot_signed(acc[i], x4[i / V], q + i % V * 64); });
@@ -201,10 +200,8 @@ struct Int4 {
             I16 acc[M * V];
             repeat<M * V>(EACH(i) { acc[i] = izero(); });
             for (int64_t k = k0; k < k0 + w.group; k += 4, q += 128) {
-                if (M == 1) {
-                    prefetch(q + 4096);
-                    if (H == 2) prefetch(q + 4096 + 64);
-                }
+                prefetch(q + 4096);
+                if (H == 2) prefetch(q + 4096 + 64);
                 int32_t x4[M];
                 repeat<M>(EACH(m) { std::memcpy(&x4[m], static_cast<const char*>(rows[m]) + k, 4); });
                 repeat<M * H>(EACH(i) { dot_nibbles(acc[2 * i], acc[2 * i + 1], x4[i / H], q + i % H * 64); });
@@ -226,7 +223,7 @@ struct Int4 {
     }
     template <int M>
     static __attribute__((noinline)) void tile(const Weight& w, int64_t block, const void* const* rows, float* out) {
-        constexpr int H = (M == 1 && COLUMN_VECTORS == 4) ? 2 : 1;
+        constexpr int H = (M <= 2 && COLUMN_VECTORS == 4) ? 2 : 1;
         for (int h = 0; h < 2; h += H) columns<M, H>(w, block, h, rows, out);
     }
 };
