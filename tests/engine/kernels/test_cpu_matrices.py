@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -72,6 +73,16 @@ def test_a_row_has_one_result(kernels: Library, wanted: Format) -> None:
         (1, 2, 3), [(0, 150), (0, 33), (7, 8), (60, 70), (63, 66), (145, 150)]
     ):
         assert torch.equal(kernels.linear(matrix, x[first:last], threads), whole[first:last])
+
+
+def test_callers_at_the_same_time(kernels: Library) -> None:
+    """Python threads that compute at once wait for each other's helpers, not for each other's results."""
+    matrix, x = convert(values(640, 512, seed=12), "int8"), values(3, 40, 512, seed=13)
+    expected = [kernels.linear(matrix, rows, 1) for rows in x]
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(20):
+            found = list(pool.map(lambda rows: kernels.linear(matrix, rows, 3), x))
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_rows_of_a_wider_tensor(kernels: Library) -> None:

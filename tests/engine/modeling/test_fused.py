@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,18 @@ def test_long_contexts(tmp_path: Path, quantization: Quantization) -> None:
     if quantization == "none":
         right = alone(loader.load(EngineConfig(str(path), dtype="float32")), ids, prompt)
         assert (whole - right).abs().max() <= 1e-4 * right.std()
+
+
+def test_more_rows_than_may_wait(tmp_path: Path) -> None:
+    """So many generated rows that attention takes them in groups: the bits of fewer rows at a time."""
+    big = {"kv_lora_rank": 512, "num_attention_heads": 16, "num_key_value_heads": 16, "num_hidden_layers": 1}
+    model = fused(make_checkpoint(tmp_path, "v3", max_position_embeddings=2048, **big))
+    ids, ends = tokens_of(model, 1100), [[800, 1100], [800, 900, 1000, 1100]]
+    cache = model.new_cache(69, 16)
+    sequence = Tokens(ids, 800, torch.arange(69))
+    step(model, cache, [Span(sequence, 0, 800)])
+    runs = [[step(model, cache, [Span(sequence, *pair)])[0] for pair in itertools.pairwise(cuts)] for cuts in ends]
+    assert torch.equal(torch.cat(runs[0]), torch.cat(runs[1]))
 
 
 def test_one_step_of_both_roles_in_any_order(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ namespace {
 
 constexpr int TILE = 64;
 constexpr int64_t PART = 256;
+constexpr int64_t MOST_VALUES = 8 << 20;  // floats of parts that are not joined yet
 constexpr int HEADS = 4;     // heads (or prompt rows) that share the reading of keys
 constexpr int QUERIES = 64;  // prompt rows that share the gathering of keys
 
@@ -184,7 +185,24 @@ void prompt_tile(const Window& w, int64_t row, int64_t stop, int64_t head, int64
 
 namespace dsctl {
 
-void attend_generated(const Generated& g) { g.cache_is_half ? generated<half>(g) : generated<float>(g); }
+void attend_generated(const Generated& g) {
+    int64_t each = g.heads * g.rank;
+    for (int64_t first = 0; first < g.n;) {  // as many rows at a time as MOST_VALUES lets wait to be joined
+        int64_t last = first, parts = 0;
+        for (; last < g.n; ++last) {
+            parts += g.positions[last] / PART + 1;
+            if (last > first && parts * each > MOST_VALUES) break;
+        }
+        Generated some = g;
+        some.queries += first * g.heads * g.width;
+        some.positions += first;
+        some.tables += first;
+        some.out += first * each;
+        some.n = last - first;
+        g.cache_is_half ? generated<half>(some) : generated<float>(some);
+        first = last;
+    }
+}
 
 void attend_window(const Window& w) {
     int64_t tiles = (w.n + QUERIES - 1) / QUERIES;
