@@ -14,6 +14,9 @@ COLLECTIVE = frozenset((  # effects that a cause on another host can have
     "TCPSTORE-TIMEOUT", "TCPSTORE-CLIENTS", "TCPSTORE-DEAD", "RDZV-TIMEOUT", "ELASTIC-FAIL", "SIGKILL", "EXIT-137", "RAY-NODE-DEAD",
     "VLLM-SHMBC", "VLLM-RPC", "ENGINE-DEAD", "WORKER-DIED", "SGL-WATCHDOG", "SGL-CHILD", "NGINX-NOLIVE", "NGINX-REFUSED", "NGINX-TIMEOUT",
 ))  # fmt: skip
+VERDICTS = frozenset({"RANK-ABSENT", "RANK-BEHIND", "RANK-DESYNC", "NCCL-STUCK", "NCCL-FIRST-COLL"})
+FABRIC = ("SXID-FATAL", "FM-FAULT", "FM-DOWN")
+LINKS = frozenset({"XID-74", "XID-136", "XID-155", *(f"XID-{n}" for n in range(144, 151))})
 # advice that has nothing to do with why a program stopped
 APART = frozenset(
     {
@@ -35,6 +38,7 @@ APART = frozenset(
 def tell(findings: list[Finding]) -> list[Finding]:
     """The roots, each with its story; worst and earliest first."""
     _merge_cards(findings)
+    _merge_hosts(findings)
     _merge_memory(findings)
     roots = [f for f in findings if f.rule.id not in {c.rule.id for g in findings for c in g.children if c is f}]
     placed: list[Finding] = []
@@ -83,14 +87,27 @@ def _merge_cards(findings: list[Finding]) -> None:
         if finding.rule.category == "gpu" and finding.gpu:
             cards.setdefault((finding.host, finding.gpu), []).append(finding)
     for group in cards.values():
-        if len(group) < 2:
-            continue
         root, *rest = sorted(
             group, key=lambda f: (f.rule.depth, f.rule.id in ("XID-154", "XID-63", "XID-64"), f.first or 0.0)
         )
         for other in rest:
             root.children.append(other)
             findings[:] = [f for f in findings if f is not other]
+
+
+def _merge_hosts(findings: list[Finding]) -> None:
+    """The same number on several cards of a host is one fault; a broken fabric explains the links of its cards."""
+    heads: dict[tuple[str, str], Finding] = {}
+    for finding in [f for f in findings if f.rule.category == "gpu"]:
+        fabric = next((f for f in findings if f.rule.id in FABRIC and f.host == finding.host), None)
+        head = (
+            fabric
+            if finding.rule.id in LINKS and fabric is not None
+            else heads.setdefault((finding.host, finding.rule.id), finding)
+        )
+        if head is not finding:
+            head.children.append(finding)
+            findings[:] = [f for f in findings if f is not finding]
 
 
 def _merge_memory(findings: list[Finding]) -> None:
@@ -131,6 +148,8 @@ def _explains(cause: Finding, effect: Finding) -> bool:
         return False
     if effect.rule.id.startswith("XID") and cause.rule.id != "CUDA-ILLEGAL" and cause.rule.category != "gpu":
         return cause.rule.depth >= 1 and cause.rule.id.startswith("OOM") and effect.rule.depth == 5
+    if effect.rule.id in ("RANK-ABSENT", "RANK-BEHIND") and effect.host and cause.host and cause.host != effect.host:
+        return bool(set(cause.ranks) & set(effect.ranks))
     together = bool(cause.files & effect.files) or not cause.host or not effect.host or cause.host == effect.host
     within = _gap(cause, effect)
     if together:
