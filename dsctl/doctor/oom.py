@@ -138,6 +138,8 @@ def stage(before: Sequence[str], window: str) -> str:
 
     The innermost frames stand last; a stage listed first in STAGES is more specific than one listed later.
     """
+    if re.search(r"[Cc]apture (?:CUDA|cuda) ?graph failed", window):
+        return "capture"
     trace = _traceback(before)
     for name, words in STAGES:
         if any(word in line for line in trace for word in words):
