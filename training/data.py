@@ -25,6 +25,7 @@ SYSTEMS = (
     "You are an assistant that knows dsctl.",
 )
 NO_LOSS = -100
+SHORT, LONG = 128, 256
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,10 +58,10 @@ def tokenizer_corpus(train_text: list[str], seed: int) -> list[str]:
 
 
 class Source:
-    """An endless stream of packed batches; the mixture follows the progress of training."""
+    """An endless stream of packed batches; mixture and row length follow the progress of training."""
 
-    def __init__(self, tok: Tokenizer, train_text: list[str], seed: int, length: int = 256) -> None:
-        self.tok, self.length = tok, length
+    def __init__(self, tok: Tokenizer, train_text: list[str], seed: int) -> None:
+        self.tok, self.length = tok, SHORT
         self.rng = random.Random(seed)
         self.phrasings = Phrasings()
         self.bos, self.eos = tokenizer.identity(tok, tokenizer.BOS), tokenizer.identity(tok, tokenizer.EOS)
@@ -74,15 +75,16 @@ class Source:
         self.order.clear()
         self.pending.clear()
 
-    def batch(self, rows: int, progress: float) -> Batch:
-        """The next `rows` rows for progress in [0, 1]."""
-        return collate([self._row(progress) for _ in range(rows)], self.length, self.eos)
+    def batch(self, tokens: int, progress: float) -> Batch:
+        """The next rows, `tokens` tokens in all, for progress in [0, 1]: short rows first, they cost less attention."""
+        self.length = SHORT if progress < 0.85 else LONG
+        return collate([self._row(progress) for _ in range(tokens // self.length)], self.length, self.eos)
 
     def _row(self, progress: float) -> list[Document]:
         row: list[Document] = []
         room = self.length
         while room > 12:
-            while len(self.pending) < 4:
+            while len(self.pending) < 12:
                 self.pending.extend(self._documents(progress))
             fitting = next((d for d in self.pending if len(d.ids) <= room), None)
             if fitting is None:
@@ -95,18 +97,18 @@ class Source:
 
     def _documents(self, progress: float) -> list[Document]:
         # Sums are learnt early; later they only need to be kept, and the wordings get the room.
-        sums = 0.30 if progress < 0.3 else 0.15
+        sums = 0.22 if progress < 0.4 else 0.20
         dice = self.rng.random()
-        if dice < 0.04:
+        if dice < 0.02:
             return [Document(self._text(self.length), 1)]
-        if dice < 0.04 + sums:
+        if dice < 0.02 + sums:
             return [self._chat([additions.sample(self.rng)])]
         if dice > 0.97:
             return [self._chat([self._turn(), self._turn()])]
         # The first words of the thought are the hard part, what follows them is soon known by heart: most wordings are
         # cut there, which makes room for twice as many.
         document = self._chat([self.phrasings.sample(self.rng)])
-        keep = len(document.ids) if self.rng.random() < 0.25 else document.start + 7
+        keep = len(document.ids) if self.rng.random() < (0.1 if progress < 0.6 else 0.16) else document.start + 5
         return [Document(document.ids[:keep], document.start)]
 
     def _turn(self) -> tuple[str, str, str]:

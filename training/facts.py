@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "facts"
-_FIELDS = ("think", "answer", "verb", "code", "do", "ask", "dev", "test")
+_FIELDS = ("think", "answer", "verb", "code", "do", "ask", "when", "dev", "test")
 _GROUP = re.compile(r"\(([^()]*\|[^()]*)\)")
 # What decides an answer: a quoted command with all its words and its number, a flag, an exit code, a name in capitals,
 # a file, a route or an address. Other words in capitals are placeholders and do not count.
@@ -28,6 +28,7 @@ class Fact:
     code: str = ""
     do: tuple[str, ...] = ()
     ask: tuple[str, ...] = ()
+    when: tuple[str, ...] = ()
     dev: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
 
@@ -80,6 +81,7 @@ def _fact(block: dict[str, list[str]]) -> Fact:
         code=one("code"),
         do=many("do"),
         ask=many("ask"),
+        when=many("when"),
         dev=many("dev"),
         test=many("test"),
     )

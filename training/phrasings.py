@@ -122,6 +122,8 @@ class Phrasings:
                 return question, fact.think.replace("{n}", n), fact.answer.replace("{n}", n)
 
     def _ask(self, fact: Fact, rng: random.Random) -> str:
+        if fact.when and rng.random() < 0.4:
+            return _capital(expand(rng.choice(self.frames["when"]).replace("{w}", fact.when[0]), rng))
         if fact.code and rng.random() < 0.6:
             return _capital(expand(rng.choice(self.frames["code"]), rng).replace("{c}", fact.code))
         if fact.verb and rng.random() < 0.12:

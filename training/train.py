@@ -27,7 +27,7 @@ from training.export import export
 from training.model import Layout, ModelConfig, Transformer
 from training.optim import Optimizer, schedule
 
-ROWS, DRAFT_SHARE, DRAFT_WEIGHT = 16, 8, 0.2
+TOKENS, DRAFT_SHARE, DRAFT_WEIGHT = 4096, 8, 0.2
 BIAS_STEP = 0.01  # large, as there are few steps; it shrinks with the learning rate
 _PATIENCE = 900.0  # seconds a worker waits for another before it gives up
 
@@ -122,10 +122,10 @@ def prepare(args: argparse.Namespace) -> tuple[Shared, Source, dict[str, float]]
 def work(worker: int, args: argparse.Namespace, shared: Shared, source: Source, done: dict[str, float]) -> None:
     """One worker's loop; worker 0 also keeps the time, reports and saves."""
     source.reseed(args.seed * 1_000_003 + int(done["steps"]) * 101 + worker)
-    budget, rows = args.minutes * 60, ROWS // args.threads
+    budget, tokens = args.minutes * 60, TOKENS // args.threads
     report = Report(args, done) if worker == 0 else None
     while (progress := float(shared.seconds) / budget) < 1:
-        main, draft = loss(shared.model, source.batch(rows, progress))
+        main, draft = loss(shared.model, source.batch(tokens, progress))
         (main + DRAFT_WEIGHT * draft).backward()
         shared.optimizer.publish(worker)
         shared.losses[worker] = torch.stack((main.detach(), draft.detach()))
@@ -134,7 +134,7 @@ def work(worker: int, args: argparse.Namespace, shared: Shared, source: Source, 
         factor = schedule(progress)
         shared.optimizer.step(worker, factor)
         if report:
-            report.after_step(shared, balance(shared, BIAS_STEP * factor), ROWS * source.length)
+            report.after_step(shared, balance(shared, BIAS_STEP * factor), TOKENS)
         shared.barrier.wait()
         if report:
             report.maybe_save(shared)

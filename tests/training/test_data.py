@@ -113,7 +113,7 @@ def test_prompts_are_those_of_the_chat_template() -> None:
 def test_batches_fill_their_rows() -> None:
     """The stream packs rows of the right size with something to learn in each."""
     source = data.Source(small_tokenizer(), FEW_TEXTS, seed=4)
-    batch = source.batch(4, 0.5)
+    batch = source.batch(1024, 0.9)
     assert batch.tokens.shape == (4, 256)
     assert bool((batch.targets >= 0).any(dim=1).all())
     assert float((batch.documents >= 0).float().mean()) > 0.8
