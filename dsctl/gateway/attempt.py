@@ -7,10 +7,11 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from dsctl.gateway.events import FailureLine, History, MetaLine, UsageLine, decode_meta
+from dsctl.gateway.events import History, MetaLine, decode_meta
 from dsctl.gateway.replica import Replica
 from dsctl.gateway.settings import MAX_LINE, PAUSE_BYTES
 from dsctl.gateway.upstream import Connection
+from engine.spec.attempt import Failure, Usage
 
 Kind = Literal["done", "refused", "busy", "failed", "broken", "stale"]
 _HEARTBEAT = b": hb"
@@ -24,8 +25,8 @@ class Ending(msgspec.Struct, frozen=True):
     status: int = 0
     body: bytes = b""
     retry_after: int | None = None
-    usage: UsageLine | None = None
-    failure: FailureLine | None = None
+    usage: Usage | None = None
+    failure: Failure | None = None
     blame: bool = False  # the replica answered wrongly (5xx, malformed), as opposed to having died
 
 
@@ -232,7 +233,7 @@ class Attempt:
             return False
         return True
 
-    def _error(self, failure: FailureLine) -> None:
+    def _error(self, failure: Failure) -> None:
         if failure.retryable and failure.status in (429, 503):
             self.end(Ending("busy", failure.message, failure.status, retry_after=1))
             return

@@ -4,30 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-
-class LostLine(msgspec.Struct, frozen=True, gc=False):
-    """See engine.spec.attempt.Lost."""
-
-    epoch: int
-    cause: str
-
-
-class UsageLine(msgspec.Struct, frozen=True, gc=False):
-    """See engine.spec.attempt.Usage."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-
-
-class FailureLine(msgspec.Struct, frozen=True, gc=False):
-    """See engine.spec.attempt.Failure."""
-
-    status: int
-    code: str
-    message: str
-    retryable: bool = False
+from engine.spec.attempt import Failure, Lost, Usage
 
 
 class MetaLine(msgspec.Struct, frozen=True):
@@ -37,9 +14,9 @@ class MetaLine(msgspec.Struct, frozen=True):
     t: tuple[int, ...] = ()
     f: str | None = None
     cached: int | None = None
-    lost: LostLine | None = None
-    end: UsageLine | None = None
-    error: FailureLine | None = None
+    lost: Lost | None = None
+    end: Usage | None = None
+    error: Failure | None = None
 
 
 class ProgressLine(msgspec.Struct, frozen=True):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from dsctl.gateway.asgi import Headers
-
-TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+from engine.spec.errors import error_object
 
 
 class RefusedError(Exception):
@@ -27,9 +24,7 @@ class RefusedError(Exception):
         """The error object in OpenAI's shape."""
         if self.raw is not None:
             return self.raw
-        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        error: dict[str, Any] = {"message": self.message, "type": kind, "param": None, "code": self.code}
-        return msgspec.json.encode({"error": error})
+        return msgspec.json.encode(error_object(self.status, self.code, self.message))
 
     def headers(self) -> Headers:
         """Headers of the error answer."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dsctl.gateway.attempt import Attempt, Ending
 from dsctl.gateway.call import Call
-from dsctl.gateway.events import History, UsageLine
+from dsctl.gateway.events import History
 from dsctl.gateway.refusal import ClientGoneError, RefusedError
 from dsctl.gateway.replica import Replica
 from dsctl.gateway.settings import (
@@ -22,6 +22,7 @@ from dsctl.gateway.settings import (
     TICK_S,
 )
 from dsctl.gateway.sink import StreamSink, WholeSink
+from engine.spec.attempt import Usage
 
 if TYPE_CHECKING:
     from dsctl.gateway.desk import Desk
@@ -41,7 +42,7 @@ class Session:
         self.history = History()
         self.attempts: list[tuple[str, str]] = []  # (replica, how it ended), for the ledger
         self.continuations: list[str] = []  # "exact" or "valid"
-        self.usage: UsageLine | None = None
+        self.usage: Usage | None = None
         self.began = time.monotonic()
         self.first_token = 0.0
         self.last_token = 0.0

@@ -7,10 +7,10 @@ import time
 import msgspec
 
 from dsctl.gateway.asgi import Headers, Send
-from dsctl.gateway.events import UsageLine
 from dsctl.gateway.refusal import RefusedError
 from dsctl.gateway.upload import Upload
 from dsctl.gateway.whole import Whole
+from engine.spec.attempt import Usage
 
 SSE_HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -54,7 +54,7 @@ class StreamSink:
         """Tell a reader of the raw stream that what follows is a valid continuation, not the identical one."""
         await self._write(self._take() + VALID_COMMENT, more=True)
 
-    async def finish(self, usage: UsageLine) -> None:
+    async def finish(self, usage: Usage) -> None:
         """Send what waits and end the stream."""
         await self._write(self._take(), more=False)
 
@@ -113,7 +113,7 @@ class WholeSink:
         """The label goes into a header of the answer."""
         self._is_valid_only = True
 
-    async def finish(self, usage: UsageLine) -> None:
+    async def finish(self, usage: Usage) -> None:
         """Send the object."""
         body = msgspec.json.encode(self._whole.result(usage))
         headers: Headers = [

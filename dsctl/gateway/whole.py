@@ -6,24 +6,13 @@ from typing import Any, cast
 
 import msgspec
 
-from dsctl.gateway.events import UsageLine
+from engine.spec.attempt import Usage
 
 OBJECTS = {"chat": "chat.completion", "completions": "text_completion", "inference": "inference"}
 _JOINED = frozenset({"text", "content", "reasoning_content", "reasoning"})
 _REPEATED = frozenset({"prompt_token_ids", "prompt_logprobs"})  # the same in every chunk that has them
 _MESSAGE = {"role": "assistant", "content": "", "reasoning_content": None, "reasoning": None}
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
-
-
-def usage_object(usage: UsageLine) -> dict[str, Any]:
-    """Usage as clients see it."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
 
 
 class Whole:
@@ -50,12 +39,12 @@ class Whole:
         for choice in choices:
             _join(self._choices.setdefault(choice.get("index", 0), {}), choice)
 
-    def result(self, usage: UsageLine) -> dict[str, Any]:
+    def result(self, usage: Usage) -> dict[str, Any]:
         """The object to answer with."""
         answer = {**self._envelope, "object": OBJECTS[self._route]}
         choices = [self._choices[index] for index in sorted(self._choices)]
         if self._route == "inference":
-            return {**answer, **_inference(choices), "usage": usage_object(usage)}
+            return {**answer, **_inference(choices), "usage": usage.for_clients()}
         for choice in choices:
             choice.setdefault("finish_reason", None)
             choice.setdefault("logprobs", None)
@@ -64,7 +53,7 @@ class Whole:
                 choice["message"] = {**_MESSAGE, **message}
             else:
                 choice.setdefault("text", "")
-        return {**answer, "choices": choices, "usage": usage_object(usage)}
+        return {**answer, "choices": choices, "usage": usage.for_clients()}
 
 
 def _inference(choices: list[dict[str, Any]]) -> dict[str, Any]:

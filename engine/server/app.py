@@ -7,11 +7,11 @@ import logging
 import re
 import secrets
 
-from engine.server.errors import error_body, error_headers, error_json
+from engine.server.errors import error_body, error_headers
 from engine.server.exchange import ClientGoneError, Exchange, Receive, Scope, Send
 from engine.server.routes import INTERNAL_PATHS, OPEN_PATHS, ROUTES, Handler
 from engine.server.service import Service
-from engine.spec.errors import RequestError
+from engine.spec.errors import RequestError, error_object
 
 log = logging.getLogger("engine.server")
 
@@ -43,7 +43,7 @@ class App:
                 exchange.cut()
                 return
             message = f"the server failed; look for {exchange.request_id} in its log"
-            await exchange.answer_json(500, error_json(500, "internal_error", message))
+            await exchange.answer_json(500, error_object(500, "internal_error", message))
 
     async def _handle(self, exchange: Exchange) -> None:
         self._authorise(exchange)

@@ -6,25 +6,17 @@ import math
 from typing import Any
 
 from engine.spec.attempt import Failure
-from engine.spec.errors import RequestError
-
-_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-
-
-def error_json(status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]:
-    """{"error": {message, type, param, code}}."""
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+from engine.spec.errors import RequestError, error_object
 
 
 def error_body(error: RequestError) -> dict[str, Any]:
     """The body for a refused request."""
-    return error_json(error.status, error.code, str(error), error.param)
+    return error_object(error.status, error.code, str(error), error.param)
 
 
 def failure_body(failure: Failure) -> dict[str, Any]:
     """The body, or the frame in a stream, for a request that failed after it was accepted."""
-    return error_json(failure.status, failure.code, failure.message)
+    return error_object(failure.status, failure.code, failure.message)
 
 
 def error_headers(error: RequestError) -> list[tuple[bytes, bytes]]:

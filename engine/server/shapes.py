@@ -37,17 +37,6 @@ class Shape(Protocol):
         ...
 
 
-def usage_json(usage: Usage) -> Json:
-    """Usage in OpenAI's words."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
-
-
 class Collected:
     """One choice put together."""
 
@@ -91,7 +80,7 @@ class _Base:
 
     def usage_chunk(self, usage: Usage) -> Json:
         """Shape."""
-        return {**self._head, "object": self.chunk_object, "choices": [], "usage": usage_json(usage)}
+        return {**self._head, "object": self.chunk_object, "choices": [], "usage": usage.for_clients()}
 
     def collected(self) -> list[tuple[int, Collected]]:
         """Choices in order."""
@@ -101,14 +90,14 @@ class _Base:
         """A chunk around its choices; `usage` is shown in every chunk when the client asked for that."""
         chunk: Json = {**self._head, "object": self.chunk_object, "choices": choices}
         if self.query.continuous_usage and usage is not None:
-            chunk["usage"] = usage_json(usage)
+            chunk["usage"] = usage.for_clients()
         elif self.query.include_usage:
             chunk["usage"] = None
         return chunk
 
     def whole_envelope(self, choices: list[Json], usage: Usage) -> Json:
         """The whole answer around its choices."""
-        return {**self._head, "object": self.whole_object, "choices": choices, "usage": usage_json(usage)}
+        return {**self._head, "object": self.whole_object, "choices": choices, "usage": usage.for_clients()}
 
     def shows(self, piece: Piece) -> bool:
         """Whether a piece has anything to show."""
@@ -267,7 +256,7 @@ class InferenceShape(_Base):
     def usage_chunk(self, usage: Usage) -> Json:
         """Shape."""
         return {
-            **self._head, "object": self.chunk_object, "text": "", "finish_reason": None, "usage": usage_json(usage)
+            **self._head, "object": self.chunk_object, "text": "", "finish_reason": None, "usage": usage.for_clients()
         }  # fmt: skip
 
     def whole(self, usage: Usage) -> Json:
@@ -278,7 +267,7 @@ class InferenceShape(_Base):
             "object": self.whole_object,
             "text": "".join(choice.texts),
             "finish_reason": choice.finished,
-            "usage": usage_json(usage),
+            "usage": usage.for_clients(),
         }
 
 

@@ -63,6 +63,16 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
 
+    def for_clients(self) -> dict[str, Any]:
+        """In OpenAI's words."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:

@@ -10,6 +10,16 @@ EngineError
 
 from __future__ import annotations
 
+from typing import Any
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def error_object(status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]:
+    """An error as OpenAI's clients expect it: {"error": {message, type, param, code}}."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
 
 class EngineError(Exception):
     """Base of every error the engine raises on purpose; `exit_code` is what a process ends with."""

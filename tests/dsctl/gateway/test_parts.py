@@ -10,7 +10,7 @@ import pytest
 
 from dsctl.gateway import events, health
 from dsctl.gateway.call import Call
-from dsctl.gateway.events import History, MetaLine, ProgressLine, UsageLine, decode_meta
+from dsctl.gateway.events import History, MetaLine, ProgressLine, decode_meta
 from dsctl.gateway.health import Health
 from dsctl.gateway.keys import read_keys
 from dsctl.gateway.metrics import Histogram
@@ -20,6 +20,7 @@ from dsctl.gateway.settings import DEAD_TICKS, HUNG_TICKS, SUSPECT_TICKS
 from dsctl.gateway.table import read_table
 from dsctl.gateway.whole import Whole
 from engine.spec import attempt as spec
+from engine.spec.attempt import Usage
 
 
 def progress(step: int = 0, *, running: int = 0, state: str = "ready", epoch: int = 1) -> ProgressLine:
@@ -41,9 +42,6 @@ def test_structs_mirror_the_contract() -> None:
     """The gateway's fast structs have the fields and defaults of engine.spec.attempt."""
     pairs = [
         (events.MetaLine, spec.Meta),
-        (events.LostLine, spec.Lost),
-        (events.UsageLine, spec.Usage),
-        (events.FailureLine, spec.Failure),
         (events.ProgressLine, spec.Progress),
     ]
     for struct, contract in pairs:
@@ -206,7 +204,7 @@ def test_whole_chat_answer() -> None:
             whole.feed(chunk({**choice, "logprobs": {"content": [{"token": text}]}}))
     whole.feed(chunk({"index": 0, "delta": {"reasoning_content": "r"}, "finish_reason": "stop", "logprobs": None}))
     whole.feed(chunk({"index": 1, "delta": {}, "finish_reason": "length"}))
-    answer = whole.result(UsageLine(3, 4, 1, 2))
+    answer = whole.result(Usage(3, 4, 1, 2))
     first, second = answer["choices"]
     assert first["message"] == {
         "role": "assistant",
@@ -228,7 +226,7 @@ def test_whole_inference_answer() -> None:
     for text in ("a", "b"):
         flat.feed(b"data: " + msgspec.json.encode({"id": "i", "text": text, "finish_reason": None}))
         choices.feed(chunk({"index": 0, "text": text, "finish_reason": "stop"}))
-    assert flat.result(UsageLine(1, 2))["text"] == choices.result(UsageLine(1, 2))["text"] == "ab"
+    assert flat.result(Usage(1, 2))["text"] == choices.result(Usage(1, 2))["text"] == "ab"
 
 
 def chunk(choice: dict[str, object]) -> bytes:
