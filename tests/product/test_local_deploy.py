@@ -122,8 +122,9 @@ def test_one_operator_at_a_time(deployment: Deployment) -> None:
 def test_two_homes_do_not_meet(make: Make) -> None:
     """Two homes, one of them with a path too long for a socket and with spaces, serve side by side and end alone."""
     first, second = make("home"), make("a long home/" + "x" * 90 + "/é of it")
-    first.run("deploy")
-    second.run("deploy")
+    for each in (first, second):
+        each.configure("engine: oracle\nreplicas: 1\n")
+        each.run("deploy")
     urls = [first.status()["url"], second.status()["url"]]
     assert urls[0] != urls[1]
     assert [first.complete(url) for url in urls] == [200, 200]
@@ -142,6 +143,7 @@ def test_a_taken_port_is_refused(deployment: Deployment) -> None:
 
 def test_keys_open_the_front(deployment: Deployment) -> None:
     """With a key issued the front refuses others; only the hash is on disk; a revoked key is refused again."""
+    deployment.configure("engine: oracle\nreplicas: 1\n")
     key = deployment.run("keys", "issue", "test").stdout.strip()
     deployment.run("deploy")
     url = deployment.status()["url"]
