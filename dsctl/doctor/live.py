@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import cast
 
+from dsctl.base.cards import RECOVERY, Card, Cards, slow_reasons
 from dsctl.doctor.model import Case, Evidence, Finding, Severity
 from dsctl.doctor.rules import catalogue
-from dsctl.facts.cards import RECOVERY, Card, Cards, slow_reasons
 
 GIB = 1 << 30
 Seen = tuple[str, dict[str, object]]  # the evidence, and the values of the words

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from dsctl.base.cards import UNSUPPORTED, Card, Cards
 from dsctl.base.missing import Missing
 from dsctl.doctor.model import Case
 from dsctl.doctor.serving import number
-from dsctl.facts.cards import UNSUPPORTED, Card, Cards
 from dsctl.reach import cards, vitals
 
 DAY_S = 86400.0

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from dsctl.base.cards import UNSUPPORTED, Card, Cards, Reading
 from dsctl.base.missing import Missing
-from dsctl.facts.cards import UNSUPPORTED, Card, Cards, Reading
 
 DEADLINE_S = 1.5
 FIELD_RECOVERY = 230  # NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
