@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import tempfile
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks.steps import BLOCK, batch_of
 from engine.kernels.cpu.library import Library, load
@@ -105,23 +107,24 @@ def linears(bench: Bench, outputs: int, inputs: int) -> None:
 
 
 def experts(bench: Bench) -> None:
-    """A layer of 32 experts of the model above, four of them for each token."""
+    """Layers of 32 experts of the model above, each round another layer and other experts, so that none is cached."""
+    shapes = ((704, 1024), (704, 1024), (1024, 704))
     for wanted in FORMATS:
-        layers = []
-        for _ in range(2 if wanted == "float32" else 4):
-            gate, up, down = ((704, 1024), (704, 1024), (1024, 704))
-            stacks = [stacked([convert(torch.randn(32, *shape) / 32, wanted)]) for shape in (gate, up, down)]
-            layers.append(Mlps(*stacks))
-        one = sum(m.nbytes for m in layers[0].matrices) / 32
+        first = Mlps(*(stacked([convert(torch.randn(32, *shape) / 32, wanted)]) for shape in shapes))
+        one = sum(m.nbytes for m in first.matrices) / 32
+        layers = [Mlps(*(stacked([m]) for m in first.matrices)) for _ in range(math.ceil(WORKING_SET / (32 * one)))]
         for rows in (1, 8, 32, 256):
             x = torch.randn(rows, 1024)
-            ids = torch.stack([torch.randperm(32)[:4] for _ in range(rows)])
-            chosen = (ids, torch.rand(rows, 4))
-            distinct = len(ids.unique())
-            run = lambda i, x=x, chosen=chosen, layers=layers: bench.library.moe(x, chosen, layers[i], bench.threads)  # noqa: E731
-            took = bench.seconds(run, len(layers))
+            ids = [torch.stack([torch.randperm(32)[:4] for _ in range(rows)]) for _ in range(max(16, 128 // rows))]
+            weights = torch.rand(rows, 4)
+
+            def run(i: int, x: Tensor = x, ids: list[Tensor] = ids, w: Tensor = weights) -> None:
+                bench.library.moe(x, (ids[i], w), layers[i % len(layers)], bench.threads)  # noqa: B023
+
+            took = bench.seconds(run, len(ids))
+            distinct = sum(len(chosen.unique()) for chosen in ids) / len(ids)
             speed = distinct * one / took
-            print(f"experts {wanted:9s} T={rows:<4d} {distinct:3d} distinct {took * 1e6:9.1f} µs", end=" ")
+            print(f"experts {wanted:9s} T={rows:<4d} {distinct:4.1f} distinct {took * 1e6:9.1f} µs", end=" ")
             print(f"{speed / 1e9:7.1f} GB/s {speed / bench.probe_rate:5.0%} of probe")
 
 
@@ -139,8 +142,9 @@ def steps(bench: Bench, quantization: Quantization) -> None:
     tokens = torch.randint(32000, (32, 1024))
     cache = model.new_cache(32 * blocks, BLOCK)
     for size in (1, 8, 32):
-        batch = batch_of(tokens, [128] * size, 1, blocks, generated=True)
-        took = bench.seconds(lambda _, batch=batch: model.forward(batch, cache))
+        # other tokens every round: the same ones would find their experts in the cache of a large processor
+        batches = [batch_of(tokens, [128 + i] * size, 1, blocks, generated=True) for i in range(16)]
+        took = bench.seconds(lambda i, batches=batches: model.forward(batches[i], cache), len(batches))
         print(f"steps {quantization}: decode bs {size:<3d} {took * 1e3:8.2f} ms {size / took:8.0f} tok/s")
     for count, length in ((1, 512), (8, 128)):
         batch = batch_of(tokens, [0] * count, length, blocks, generated=False)
