@@ -169,14 +169,13 @@ def _assert_no_secret_is_shown(deployment: Deployment, shown: str) -> None:
     assert not open_ones
 
 
-def test_the_engine_itself(deployment: Deployment, tmp_path: Path) -> None:
-    """The real engine on a tiny checkpoint: it serves, survives its core's death, and leaves no process behind."""
-    make_checkpoint(tmp_path / "dsctl-tiny", tokenizer=True)
-    deployment.configure(f"model: {tmp_path / 'dsctl-tiny'}\nmax_seq_len: 128\nreplicas: 1\n")
+def test_the_bundled_model_answers(deployment: Deployment) -> None:
+    """The bundled model on the real engine: it answers, survives its core's death, and leaves no process behind."""
+    deployment.configure("replicas: 1\n")
     deployment.run("deploy")
     told = deployment.status()
+    assert deployment.run("chat", "What is 17 + 25?", "--temperature", "0").stdout == "42\n"
     assert told["replicas"][0]["core_pids"]
-    assert deployment.complete(told["url"]) == 200
     os.kill(told["replicas"][0]["core_pids"][0], signal.SIGKILL)
     assert deployment.complete(told["url"]) == 200
     deployment.run("down", "--yes")
