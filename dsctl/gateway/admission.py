@@ -16,6 +16,7 @@ from dsctl.gateway.refusal import ClientGoneError, RefusedError
 from dsctl.gateway.settings import Settings
 
 GET_PATHS = frozenset({"/v1/models", "/health", "/ready", "/metrics", "/version"})
+MODEL_PREFIX = "/v1/models/"  # followed by an id, which may hold slashes
 OPEN_PATHS = frozenset({"/health", "/ready"})  # answered without a key
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 MAX_DEADLINE_MS = 24 * 3600 * 1000
@@ -40,7 +41,7 @@ def request_id(headers: dict[bytes, bytes]) -> str:
 def check_route(scope: Scope) -> None:
     """Only listed paths exist, each with one method."""
     path = scope["path"]
-    wanted = "POST" if path in ROUTES else "GET" if path in GET_PATHS else ""
+    wanted = "POST" if path in ROUTES else "GET" if path in GET_PATHS or path.startswith(MODEL_PREFIX) else ""
     if not wanted:
         raise RefusedError(404, "not_found", "there is nothing at this path")
     if scope["method"] not in (wanted, "HEAD" if wanted == "GET" else wanted):

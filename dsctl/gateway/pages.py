@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 import dsctl
-from dsctl.gateway.admission import is_loopback
+from dsctl.gateway.admission import MODEL_PREFIX, is_loopback
 from dsctl.gateway.asgi import Scope, Send
 from dsctl.gateway.desk import Desk
 from dsctl.gateway.keys import bearer
@@ -42,14 +42,25 @@ async def open_page(desk: Desk, scope: Scope, send: Send) -> None:
 
 
 async def page(desk: Desk, scope: Scope, send: Send) -> None:
-    """/v1/models, /version, /metrics."""
+    """/v1/models, /v1/models/<id>, /version, /metrics."""
     if scope["path"] == "/metrics":
         await send_bytes(send, desk.metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
     elif scope["path"] == "/version":
         ids = sorted({replica.numerics[0] for replica in desk.fleet.replicas.values() if replica.numerics[0]})
         await send_json(send, {"version": dsctl.__version__, "numerics_ids": ids})
+    elif scope["path"].startswith(MODEL_PREFIX):
+        await send_json(send, _one_model(await _models(desk), scope["path"].removeprefix(MODEL_PREFIX)))
     else:
         await send_bytes(send, await _models(desk), b"application/json")
+
+
+def _one_model(listed: bytes, asked: str) -> dict[str, Any]:
+    entries: list[dict[str, Any]] = msgspec.json.decode(listed)["data"]
+    for entry in entries:
+        if entry["id"] == asked:
+            return entry
+    names = ", ".join(repr(entry["id"]) for entry in entries)
+    raise RefusedError(404, "model_not_found", f"the model {asked[:128]!r} is not served here; there is {names}")
 
 
 class _Page:

@@ -9,7 +9,7 @@ import secrets
 
 from engine.server.errors import error_body, error_headers
 from engine.server.exchange import ClientGoneError, Exchange, Receive, Scope, Send
-from engine.server.routes import INTERNAL_PATHS, OPEN_PATHS, ROUTES, Handler
+from engine.server.routes import INTERNAL_PATHS, MODEL_PREFIX, OPEN_PATHS, ROUTES, Handler, model
 from engine.server.service import Service
 from engine.spec.errors import RequestError, error_object
 
@@ -72,7 +72,7 @@ class App:
             )
 
     def _find(self, exchange: Exchange) -> Handler:
-        methods = ROUTES.get(exchange.path)
+        methods = {"GET": model} if exchange.path.startswith(MODEL_PREFIX) else ROUTES.get(exchange.path)
         if methods is None or (exchange.path in INTERNAL_PATHS and self._token is None):
             raise RequestError(f"there is no {exchange.path[:128]}", status=404, code="not_found")
         method = "GET" if exchange.method == "HEAD" else exchange.method

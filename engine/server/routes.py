@@ -116,7 +116,21 @@ async def ready(service: Service, exchange: Exchange) -> None:
 
 async def models(service: Service, exchange: Exchange) -> None:
     """GET /v1/models."""
-    entry = {
+    await exchange.answer_json(200, {"object": "list", "data": [_entry(service)]})
+
+
+async def model(service: Service, exchange: Exchange) -> None:
+    """GET /v1/models/<id>."""
+    entry = _entry(service)
+    asked = exchange.path.removeprefix(MODEL_PREFIX)
+    if asked != entry["id"]:
+        message = f"the model {asked[:128]!r} is not served here; this server has {entry['id']!r}"
+        raise RequestError(message, status=404, code="model_not_found", param="model")
+    await exchange.answer_json(200, entry)
+
+
+def _entry(service: Service) -> Body:
+    return {
         "id": service.options.model_name,
         "object": "model",
         "created": service.started_at,
@@ -124,7 +138,6 @@ async def models(service: Service, exchange: Exchange) -> None:
         "root": service.options.model_name,
         "max_model_len": service.max_model_len,
     }
-    await exchange.answer_json(200, {"object": "list", "data": [entry]})
 
 
 async def metrics(service: Service, exchange: Exchange) -> None:
@@ -199,6 +212,8 @@ def _only(body: Body, *names: str) -> None:
 def _part(body: Body, *names: str) -> Body:
     return {name: body[name] for name in names if name in body}
 
+
+MODEL_PREFIX = "/v1/models/"  # followed by an id, which may hold slashes
 
 ROUTES: dict[str, dict[str, Handler]] = {
     "/v1/chat/completions": {"POST": chat},

@@ -86,7 +86,10 @@ def test_models_and_health(server: str, model_dir: Path) -> None:
     """The model is named after its directory; readiness and liveness answer 200."""
     with urllib.request.urlopen(f"{server}/v1/models", timeout=20) as answer:
         assert json.load(answer)["data"][0]["id"] == model_dir.name
-    for path in ("/ready", "/health"):
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{server}/v1/models/acme/other", timeout=20)
+    assert (caught.value.code, json.load(caught.value)["error"]["code"]) == (404, "model_not_found")
+    for path in ("/ready", "/health", f"/v1/models/{model_dir.name}"):
         with urllib.request.urlopen(server + path, timeout=20) as answer:
             assert answer.status == 200
 

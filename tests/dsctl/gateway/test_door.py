@@ -83,6 +83,9 @@ def test_pages(rig: Rig) -> None:
     assert rig.client.get(f"{rig.url}/health").status_code == 200
     assert rig.client.get(f"{rig.url}/ready").status_code == 200
     assert rig.client.get(f"{rig.url}/v1/models").json()["data"][0]["id"] == "oracle"
+    assert rig.client.get(f"{rig.url}/v1/models/oracle").json()["id"] == "oracle"
+    unknown = rig.client.get(f"{rig.url}/v1/models/acme/other")
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
     assert rig.client.get(f"{rig.url}/version").json()["numerics_ids"] == ["oracle-1"]
     metrics = rig.metrics()
     assert metrics["dsctl_config_generation"] == 1
