@@ -41,6 +41,7 @@ class Reader:
     def __init__(self) -> None:
         self.events = 0
         self.status = 0
+        self.refusal = b""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
@@ -50,6 +51,8 @@ class Reader:
     def on_body(self, data: bytes) -> None:
         """Bytes came."""
         self.events += data.count(b"data: {")
+        if self.status != 200:
+            self.refusal += data
 
     def on_complete(self) -> None:
         """The end."""
@@ -87,7 +90,7 @@ async def one_shots(pool: Pool, count: int, workers: int, *, stream: bool) -> No
             reader = Reader()
             (await connect(pool)).send(reader, data)
             await reader.done
-            assert reader.status == 200, reader.status
+            assert reader.status == 200, (reader.status, reader.refusal)
 
     await asyncio.gather(*(work() for _ in range(workers)))
 
