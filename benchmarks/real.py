@@ -17,7 +17,7 @@ QUESTIONS = ("What is 17 + 25?", "What is 40 + 2?", "How do I deploy?", "How do 
 def _body(rng: random.Random, number: int) -> tuple[str, dict[str, Any]]:
     question = QUESTIONS[number % len(QUESTIONS)]
     route = ("chat", "completions", "chat", "inference")[number % 4]
-    body: dict[str, Any] = {"max_tokens": rng.choice((8, 24, 48)), "stream": number % 6 != 0}
+    body: dict[str, Any] = {"max_tokens": rng.choice((8, 48, 256)), "stream": number % 6 != 0}
     if route == "chat":
         body["messages"] = [{"role": "user", "content": question}]
     else:
