@@ -95,6 +95,14 @@ class _Base:
             chunk["usage"] = None
         return chunk
 
+    def finished_chunk(self, choice: Json, piece: Piece, usage: Usage | None) -> Json:
+        """The chunk around a choice, with what every route's choice ends with."""
+        if self.query.return_token_ids:
+            choice["token_ids"] = piece.ids
+        if piece.finished is not None:
+            choice["stop_reason"] = piece.stop_reason
+        return self.envelope([choice], usage)
+
     def whole_envelope(self, choices: list[Json], usage: Usage) -> Json:
         """The whole answer around its choices."""
         return {**self._head, "object": self.whole_object, "choices": choices, "usage": usage.for_clients()}
@@ -137,11 +145,7 @@ class ChatShape(_Base):
         choice: Json = {"index": piece.choice, "delta": delta, "finish_reason": piece.finished}
         if self.query.logprobs is not None:
             choice["logprobs"] = self.logprobs.chat(list(piece.records), self.query.logprobs)
-        if self.query.return_token_ids:
-            choice["token_ids"] = piece.ids
-        if piece.finished is not None:
-            choice["stop_reason"] = piece.stop_reason
-        return self.envelope([choice], usage)
+        return self.finished_chunk(choice, piece, usage)
 
     def whole(self, usage: Usage) -> Json:
         """Shape."""
@@ -199,11 +203,7 @@ class CompletionShape(_Base):
         choice: Json = {"index": piece.choice, "text": piece.text, "logprobs": None, "finish_reason": piece.finished}
         if self.query.logprobs is not None and piece.records:
             choice["logprobs"] = self.logprobs.completion(list(piece.records), self.query.logprobs)
-        if self.query.return_token_ids:
-            choice["token_ids"] = piece.ids
-        if piece.finished is not None:
-            choice["stop_reason"] = piece.stop_reason
-        return self.envelope([choice], usage)
+        return self.finished_chunk(choice, piece, usage)
 
     def whole(self, usage: Usage) -> Json:
         """Shape."""
