@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,13 +22,19 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 WAIT_S = 60.0
 ADMIN = "admin-secret"
+PORTS = range(20000, 32000)
+_untried = iter(random.SystemRandom().sample(PORTS, len(PORTS)))
 
 
 def free_port() -> int:
-    """A port nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody uses now, below those kernels hand out to outgoing connections: a restart finds it free again."""
+    for port in _untried:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise OSError(errno.EADDRINUSE, f"no port free in {PORTS.start}-{PORTS.stop - 1}")
 
 
 def until(what: str, condition: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
