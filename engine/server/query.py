@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-import msgspec
-
 from engine.server.fields import (
     Body,
     Range,
@@ -90,18 +88,6 @@ class Query:
     include_usage: bool
     continuous_usage: bool
     priority: int
-
-
-def decode_body(data: bytes) -> Body:
-    """The JSON object in a request body. Raises RequestError (400) on anything else."""
-    try:
-        value: Any = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise RequestError(f"the body is not valid JSON: {reason}", code="invalid_json") from None
-    if not isinstance(value, dict):
-        raise RequestError(f"the body must be a JSON object, not {brief(value)}", code="invalid_json")
-    return cast("Body", value)
 
 
 def parse_query(route: Route, body: Body, limits: Limits) -> Query:

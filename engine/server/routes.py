@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 import msgspec
 
 from engine.server.answers import answer_attempt, answer_stream, answer_whole, watched
+from engine.server.body import decode_body
 from engine.server.events import Ticket
 from engine.server.exchange import ClientGoneError, Exchange
 from engine.server.fields import Body, flag, refuse, token_ids, unsupported
-from engine.server.query import decode_body, parse_query
+from engine.server.query import parse_query
 from engine.server.service import Service, Wish
 from engine.spec.attempt import GENERATE_PATH, PROGRESS_PATH, Attempt, Route
 from engine.spec.errors import RequestError

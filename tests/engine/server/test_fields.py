@@ -107,6 +107,8 @@ def test_text_parts_are_joined(server: Server) -> None:
         (b'{"a":' * 50_000, 400), (b'{"prompt":"x","seed":' + b"9" * 5000 + b"}", 400),
         (b'{"prompt":"x","temperature":1e999}', 400), (b'{"prompt":"' + b"x" * (9 << 20) + b'"}', 413),
         (b'{"prompt":"' + b"x" * (7 << 20) + b'"}', 400),
+        (b'{"prompt":"x","logit_bias":{' + b",".join(b'"%d":1' % n for n in range(40_000)) + b"}}", 400),
+        (b'{"prompt":"x","user":"' + b"x" * (1 << 20) + b'"}', 400), (b"[" + b"1," * 200_000 + b"1]", 400),
     ],
 )  # fmt: skip
 def test_absurd_bodies(server: Server, data: bytes, status: int) -> None:
