@@ -1,4 +1,4 @@
-"""Prints how long the real engine takes to refuse absurd bodies of several megabytes: `python -m benchmarks.refusals`."""
+"""Prints how long the real engine takes to refuse absurd bodies of megabytes: `python -m benchmarks.refusals`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def row(client: httpx.Client, name: str, body: bytes) -> str:
-    """One line of the table; `sent` is what a POST of that size to a path nobody serves takes."""
+    """One line of the table: wall time from the first byte sent to the answer read."""
     path = "/v1/completions" if b'"prompt"' in body[:40] else "/v1/chat/completions"
     took: list[float] = []
     statuses: set[int] = set()
@@ -54,7 +54,8 @@ def row(client: httpx.Client, name: str, body: bytes) -> str:
         statuses.add(client.post(path, content=body, headers={"Content-Type": "application/json"}).status_code)
         took.append(1000 * (time.perf_counter() - began))
     size = len(body) / 1e6
-    return f"{name:34} {size:6.1f} MB  status {sorted(statuses)}  median {statistics.median(took):6.1f} ms  longest {max(took):6.1f} ms"
+    median = statistics.median(took)
+    return f"{name:34} {size:6.1f} MB  {sorted(statuses)}  median {median:6.1f} ms  longest {max(took):6.1f} ms"
 
 
 if __name__ == "__main__":
