@@ -1,7 +1,8 @@
 """What one host of a fleet says about itself: every answer is a value or Missing with the reason why there is none.
 
 A host that could not be asked at all has no HostFacts; whoever asks keeps Missing under its name instead.
-Sizes are bytes, times are seconds. Planning reads these values and nothing else, so a recorded fleet plans like a real one.
+Sizes are bytes, times are seconds. Planning reads these values and nothing else, so a recorded fleet plans as a real
+one does.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 
 from dsctl.base.missing import Missing
 
+NOT_ASKED = Missing("not asked")
+NO_FABRIC = Missing("this host has no NVSwitch")
 LABEL = "dsctl."  # every label of ours starts with it: dsctl.project, dsctl.role, dsctl.spec, …
 
 
@@ -35,7 +38,7 @@ class Driver:
     version: str
     cuda: str | Missing  # newest CUDA the driver serves
     toolkit: str | Missing  # nvidia-container-toolkit's version
-    fabric_manager: str | Missing = Missing("this host has no NVSwitch")
+    fabric_manager: str | Missing = NO_FABRIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +119,11 @@ class HostFacts:
     projects: Mapping[str, ProjectState] | Missing  # by name
     skew: float | Missing  # seconds this host's clock is ahead of ours
     cgroup: int | Missing  # 1 | 2
-    user: str | Missing = Missing("not asked")
+    user: str | Missing = NOT_ASKED
     is_root: bool = False
-    sudo: bool | Missing = Missing("not asked")  # True: `sudo -n` works
-    systemd: str | Missing = Missing("not asked")  # its version
-    weights: Mapping[str, str] | Missing = Missing("not asked")  # directory asked for → digest of its listing
+    sudo: bool | Missing = NOT_ASKED  # True: `sudo -n` works
+    systemd: str | Missing = NOT_ASKED  # its version
+    weights: Mapping[str, str] | Missing = NOT_ASKED  # directory asked for → digest of its listing
 
     def ours(self, project: str) -> tuple[Container, ...]:
         """The containers of one project; none when they could not be listed."""
