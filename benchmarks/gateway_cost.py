@@ -200,10 +200,10 @@ def gateway_figures(options: Options) -> None:
 
 
 def beside_figures(options: Options) -> None:
-    """Print the cost of a request beside open streams; the streams run on a replica that takes 2 s per token."""
+    """Print the cost of a request beside open streams; theirs is a replica of 1 s per token (2 s would be hung)."""
     with tempfile.TemporaryDirectory() as name:
         rig = Rig(Path(name), replica_options=["--ttft-ms", "0", "--itl-ms", "0"], ledgers=False)
-        rig.replicas["r2"].arguments += ["--ttft-ms", "100", "--itl-ms", "2000"]
+        rig.replicas["r2"].arguments += ["--ttft-ms", "100", "--itl-ms", "1000"]
         rig.states["r1"] = "draining"
         with rig:
 

@@ -34,6 +34,7 @@ class ProgressLine(msgspec.Struct, frozen=True):
     numerics_id: str
     exact: bool
     silent_ms: int = 0
+    step_limit_s: float = 0.0
 
 
 decode_meta = msgspec.json.Decoder(MetaLine).decode

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Literal
 
 from dsctl.gateway.events import ProgressLine
-from dsctl.gateway.settings import DEAD_TICKS, HUNG_TICKS, SUSPECT_TICKS
+from dsctl.gateway.settings import DEAD_TICKS, HUNG_TICKS, SUSPECT_TICKS, TICK_S
 
 State = Literal["starting", "healthy", "suspect", "dead"]
 GOOD_PROBES = 2
 QUARANTINE_TICKS = 100  # a hung replica that shows no step may be tried again after 5 s
 LONGEST_STEP_FACTOR = 10  # a replica whose steps are long is given this many times its longest
 HUNG_CAP_TICKS = 600
+TOLD_CAP_TICKS = 6000  # five minutes, whatever a replica says
 
 
 class Health:
@@ -68,7 +69,10 @@ class Health:
         line = self.progress
         if line is not None and line.running > 0 and line.state == "ready" and self.state != "dead":
             self._stuck += 1
-            limit = min(HUNG_CAP_TICKS, max(HUNG_TICKS, LONGEST_STEP_FACTOR * self._longest))
+            learned = min(HUNG_CAP_TICKS, LONGEST_STEP_FACTOR * self._longest)
+            # What a replica says of its own steps counts: it knows their size, and ends a core that takes longer.
+            told = min(TOLD_CAP_TICKS, HUNG_TICKS + int(line.step_limit_s / TICK_S))
+            limit = max(HUNG_TICKS, learned, told)
             if self._stuck > limit:
                 self._stuck = 0
                 self._quarantine = QUARANTINE_TICKS

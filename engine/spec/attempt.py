@@ -113,3 +113,4 @@ class Progress:
     numerics_id: str
     exact: bool
     silent_ms: int = 0  # how long the core has been silent, as its API process sees it
+    step_limit_s: float = 0.0  # most a step of this size may take, as the API process has learned; 0: not told

@@ -143,6 +143,7 @@ class Supervisor:
             numerics_id=ready.numerics_id if ready else "",
             exact=ready.exact if ready else False,
             silent_ms=self.silent_ms,
+            step_limit_s=self._watchdog.step_limit_s if self._watchdog is not None else 0.0,
         )
 
     # -- the life of cores ---------------------------------------------------------------------------------------

@@ -28,6 +28,11 @@ class Watchdog:
         self.silence_s = 0.0
         self.is_ready = False
 
+    @property
+    def step_limit_s(self) -> float:
+        """Most the step in progress may take before it counts as hung."""
+        return self._clock.limit_s(self._expected_rows())
+
     def on_beat(self, beat: Beat) -> None:
         """A sign of life."""
         old = self._beat
@@ -63,7 +68,7 @@ class Watchdog:
         beat = self._beat
         if beat is None:
             return None
-        limit = self._clock.limit_s(self._expected_rows())
+        limit = self.step_limit_s
         if beat.in_step_s > limit:
             return f"core has been in one step for {beat.in_step_s:.1f} s; the longest expected is {limit:.1f} s"
         if beat.running + beat.waiting > 0 and self._stall_s > IDLE_STALL_S:

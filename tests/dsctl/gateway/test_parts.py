@@ -16,16 +16,18 @@ from dsctl.gateway.keys import read_keys
 from dsctl.gateway.metrics import Histogram
 from dsctl.gateway.refusal import RefusedError
 from dsctl.gateway.replica import Breaker
-from dsctl.gateway.settings import DEAD_TICKS, HUNG_TICKS, SUSPECT_TICKS
+from dsctl.gateway.settings import DEAD_TICKS, HUNG_TICKS, SUSPECT_TICKS, TICK_S
 from dsctl.gateway.table import read_table
 from dsctl.gateway.whole import Whole
 from engine.spec import attempt as spec
 from engine.spec.attempt import Usage
 
 
-def progress(step: int = 0, *, running: int = 0, state: str = "ready", epoch: int = 1) -> ProgressLine:
+def progress(
+    step: int = 0, *, running: int = 0, state: str = "ready", epoch: int = 1, step_limit_s: float = 0.0
+) -> ProgressLine:
     """A line of the progress stream."""
-    return ProgressLine(state, epoch, step, step, running, 0, 1, 1, 0, "n", True)
+    return ProgressLine(state, epoch, step, step, running, 0, 1, 1, 0, "n", True, step_limit_s=step_limit_s)
 
 
 def made() -> tuple[Health, list[str]]:
@@ -135,6 +137,20 @@ def test_long_steps_are_learnt() -> None:
         judged.heard(progress(step=9, running=1))
         judged.tick()
     assert entered == []
+
+
+def test_a_replica_may_say_how_long_its_steps_take() -> None:
+    """A first step of ten seconds is no hang when the replica expects it; one beyond what it told is."""
+    judged, entered = made()
+    told_ticks = int(10.0 / TICK_S)
+    for _ in range(told_ticks + HUNG_TICKS):
+        judged.heard(progress(step=5, running=1, step_limit_s=10.0))
+        judged.tick()
+    assert entered == []
+    for _ in range(2):
+        judged.heard(progress(step=5, running=1, step_limit_s=10.0))
+        judged.tick()
+    assert entered == ["dead"]
 
 
 def test_quarantine_ends() -> None:
