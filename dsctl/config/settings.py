@@ -12,7 +12,7 @@ from dsctl.config.reading import read
 from dsctl.config.schema import Scalar, schema
 
 FILE_NAME = "dsctl.yaml"
-NOT_FLAGS = ("kind", "tensor_parallel", "pipeline_parallel")  # settings of `engine` that are not flags of the engine
+NOT_FLAGS = ("kind", "device", "tensor_parallel", "pipeline_parallel")  # settings of `engine` that are not flags of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,13 @@ def load(path: Path | None, overrides: Mapping[str, Scalar] | None = None, *, cw
 def _agree(settings: Settings) -> None:
     if not settings.text("model").strip():
         raise ConfigError("model is empty", hint="model: dsctl-tiny, or the directory of a checkpoint")
+    if bool(settings.text("front.tls_certificate")) != bool(settings.text("front.tls_key")):
+        raise ConfigError(
+            "front.tls_certificate and front.tls_key go together; only one is given",
+            hint="front.tls_certificate: chain.pem and front.tls_key: key.pem",
+        )
+    if not settings.text("inventory.state_dir").startswith("/"):
+        raise ConfigError("inventory.state_dir is not an absolute path", hint="inventory.state_dir: /var/lib/dsctl")
     wanted = settings.integer("engine.preferred_batch_size")
     if wanted > settings.integer("engine.max_num_seqs"):
         raise ConfigError(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsctl.base.errors import UsageError
 from dsctl.config import schema as schemas
+from dsctl.config.inventory import expand_all
+from dsctl.config.inventoryfile import FILE_NAME as INVENTORY_NAME
 from dsctl.config.schema import Scalar
 from dsctl.config.settings import FILE_NAME, load
+
+FIRST_INVENTORY = """# Groups of hosts: names, ranges (gpu0[1-4]), lists. Below `hosts:` a host may say more, such as
+#   hosts: {gpu01: {address: 10.0.0.1, user: ops, port: 22, jump: bastion, fabric: 192.168.7.1}}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +54,23 @@ def json_schema() -> dict[str, object]:
     return schemas.json_schema()
 
 
-def init(path: Path | None, *, is_forced: bool) -> Path:
-    """Writes a first dsctl.yaml: the reference with every setting commented out. Refuses to replace a file."""
+def init(path: Path | None, *, is_forced: bool, hosts: str = "") -> Path:
+    """Writes a first dsctl.yaml: the reference with every setting commented out. Refuses to replace a file.
+
+    With `hosts` (names and ranges) also a hosts.yaml beside it with these hosts as the group `fleet`, which the first
+    dsctl.yaml then names.
+    """
     target = path or Path.cwd() / FILE_NAME
-    if target.exists() and not is_forced:
-        raise UsageError(f"{target} exists already", hint="dsctl init --force to replace it")
-    target.write_text(first_file(), encoding="utf-8")
+    inventory = target.parent / INVENTORY_NAME
+    for each in (target, *([inventory] if hosts else [])):
+        if each.exists() and not is_forced:
+            raise UsageError(f"{each} exists already", hint="dsctl init --force to replace it")
+    text = first_file()
+    if hosts:
+        expand_all(re.split(r"[,\s]+", hosts.strip()), "--hosts")
+        inventory.write_text(f"{FIRST_INVENTORY}groups:\n  fleet: {json.dumps(hosts.strip())}\n", encoding="utf-8")
+        text = text.replace('#   hosts: ""', "  hosts: fleet", 1).replace("# placement:", "placement:", 1)
+    target.write_text(text, encoding="utf-8")
     return target
 
 

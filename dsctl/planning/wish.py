@@ -43,7 +43,7 @@ class Wish:
     gateway_host: str
     gateway_port: int  # 0: 8000 when free, else any
     no_auth: bool
-    strategy: str  # surge | drain-first
+    strategy: str  # surge | drain-first; auto is surge on one machine
     ready_timeout_s: float
     drain_timeout_s: float
 
@@ -71,7 +71,7 @@ def wish(settings: Settings, *, replicas: int, checkpoint: str, cores: int, pyth
         gateway_host=settings.text("gateway.host"),
         gateway_port=settings.integer("gateway.port"),
         no_auth=settings.flag("gateway.no_auth"),
-        strategy=settings.text("rollout.strategy"),
+        strategy=settings.text("rollout.strategy").replace("auto", "surge"),
         ready_timeout_s=settings.number("rollout.ready_timeout_s"),
         drain_timeout_s=settings.number("rollout.drain_timeout_s"),
     )
