@@ -11,6 +11,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import sys
 import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -216,7 +217,10 @@ def main() -> None:
     args = arguments()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive the fork
     torch.set_num_threads(1)
-    run(args)
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted: the same command goes on from the last checkpoint in {args.out}")
 
 
 if __name__ == "__main__":

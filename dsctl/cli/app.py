@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -48,6 +46,8 @@ def _version(wanted: bool) -> None:
         show.result(f"dsctl {__version__}")
         raise typer.Exit(0)
 
+ONLY_PRINT = ("logs", "config", "render")  # a reader who has seen enough (`| head`) is no failure of these
+
 
 def build() -> typer.Typer:
     """The Typer application with every verb."""
@@ -75,15 +75,14 @@ def run(arguments: list[str]) -> int:
     try:
         build()(args=arguments, prog_name="dsctl")
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer has made it an exit of 1
+            return Exit.OK if arguments[0] in ONLY_PRINT else Exit.FAILED
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except DsctlError as problem:
         show.error(problem)
         if "--json" in arguments:
             show.json({"error": {"message": problem.message, "why": problem.why, "hint": problem.hint}})
         return problem.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: keep the interpreter quiet
-        return Exit.FAILED
     except Exception as surprise:  # noqa: BLE001 - the last resort of the whole program
         return _last_resort(surprise)
     return Exit.OK
