@@ -9,6 +9,8 @@ DsctlError                     1    something failed; says what, where, why and 
 ├── PreflightError             6    refused before anything changed
 ├── GateError                  7    a new replica did not pass its gate
 ├── ConfirmationError          8    a hazard needs --yes where there is no terminal
+├── InvalidError               9    a measurement is not to be believed, or has too few samples for what was asked
+├── IncomparableError         10    two runs measured different things
 ├── DeadlineError            124    the time given with --timeout, or a step's own, ran out
 └── StoppedError         130/143    Ctrl-C or SIGTERM
 """
@@ -83,6 +85,18 @@ class ConfirmationError(DsctlError):
     """A named hazard needs a yes, and there is nobody to ask."""
 
     exit_code = Exit.UNCONFIRMED
+
+
+class InvalidError(DsctlError):
+    """A measurement proves nothing: the client was the bottleneck, the server died, or samples are too few."""
+
+    exit_code = Exit.INVALID
+
+
+class IncomparableError(DsctlError):
+    """Two runs differ in more than what is compared; the message names what."""
+
+    exit_code = Exit.INCOMPARABLE
 
 
 class DeadlineError(DsctlError):
