@@ -1,0 +1,138 @@
+"""The bed's images: a Debian base, the host (sshd and Docker in it), and the product's own image as an archive."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from tests.fleet.bed.engine import BedError, docker, run
+from tests.fleet.bed.places import ROOT, Place
+
+HERE = Path(__file__).resolve().parent
+BASE_PACKAGES = "python3,python3-venv,ca-certificates,nginx-light,procps,iproute2"
+PYTHON = "3.11"  # of Debian 12, whatever runs the tests
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+APP = "dsctl-app"
+
+
+def _digest(*paths: Path) -> str:
+    told = sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".so":
+                told.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return told.hexdigest()[:12]
+
+
+def _has(place: Place, image: str) -> bool:
+    return bool(docker(place, "images", "-q", image).strip())
+
+
+def base(place: Place) -> None:
+    """bed-base: Debian 12 with Python and nginx, made once."""
+    if _has(place, "bed-base"):
+        return
+    if not place.base.exists():
+        partial = place.base.with_suffix(".partial.tar")
+        slim = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
+        run(["mmdebstrap", "--variant=minbase", f"--include={BASE_PACKAGES}", *slim, "bookworm", str(partial)])
+        partial.rename(place.base)
+    path = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    docker(place, "import", "-c", path, str(place.base), "bed-base")
+
+
+def host(place: Place) -> str:
+    """The image of a host, tagged by what it is made of; built when that changed."""
+    parts = [HERE / name for name in ("Dockerfile.host", "sshd_config", "start.sh")]
+    image = f"bed-host:{_digest(*parts)}"
+    if not _has(place, image):
+        context = place.contexts / "host"
+        shutil.rmtree(context, ignore_errors=True)
+        context.mkdir(parents=True)
+        for part in parts:
+            shutil.copy(part, context / part.name)
+        docker(
+            place, "build", "-q", "--network", "host", "-f", str(context / "Dockerfile.host"), "-t", image, str(context)
+        )
+    return image
+
+
+def app(place: Place) -> str:
+    """The product's image (gateway and stand-in engine, no torch), and its archive at `place.archive`."""
+    sources = [ROOT / name for name in ("dsctl", "engine", "templates", "playbooks")]
+    image = f"{APP}:{_digest(ROOT / 'pyproject.toml', HERE / 'Dockerfile.app', *sources)}"
+    if not _has(place, image):
+        context = place.contexts / "app"
+        shutil.rmtree(context, ignore_errors=True)
+        (context / "code").mkdir(parents=True)
+        shutil.copy(HERE / "Dockerfile.app", context)
+        _wheels(place)
+        shutil.copytree(place.wheels, context / "wheels")
+        _wheel(context / "code")
+        docker(
+            place, "build", "-q", "--network", "none", "-f", str(context / "Dockerfile.app"), "-t", image, str(context)
+        )
+        place.archive.unlink(missing_ok=True)
+    if not place.archive.exists():
+        partial = place.archive.with_suffix(".partial.tar")
+        docker(place, "save", "-o", str(partial), image)
+        partial.rename(place.archive)
+    return image
+
+
+def _requirements() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["gateway"]]
+
+
+def _wheels(place: Place) -> None:
+    """The requirements as wheels for the image's Python; only again when they changed."""
+    wanted = _requirements()
+    stamp = place.wheels / "requirements.txt"
+    if stamp.exists() and stamp.read_text().splitlines() == wanted:
+        return
+    shutil.rmtree(place.wheels, ignore_errors=True)
+    place.wheels.mkdir(parents=True)
+    platforms = [word for name in PLATFORMS for word in ("--platform", name)]
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "--python-version", PYTHON]
+    run([*pip, *platforms, "-d", str(place.wheels), *wanted])
+    stamp.write_text("\n".join(wanted) + "\n")
+
+
+def _wheel(target: Path) -> None:
+    """dsctl itself as a wheel, built from this checkout without the network."""
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(target),
+        str(ROOT),
+    ]
+    run(pip)
+
+
+def stale(place: Place) -> Iterator[str]:
+    """Images of the bed that no run will use again."""
+    current = {host(place), app(place), "bed-base:latest"}
+    for line in docker(place, "images", "--format", "{{.Repository}}:{{.Tag}}").splitlines():
+        if line not in current and line.split(":")[0] in ("bed-host", APP):
+            yield line
+
+
+def prune(place: Place) -> None:
+    """Removes them."""
+    for image in list(stale(place)):
+        try:
+            docker(place, "rmi", image)
+        except (BedError, subprocess.SubprocessError):
+            continue  # a host still runs from it
