@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import sys
 import time
@@ -20,6 +21,12 @@ def build_and_start(place: Place, count: int = HOSTS) -> Bed:
     if os.getuid() != 0:
         raise BedError("the bed needs root: it installs packages and starts a Docker Engine")
     place.root.mkdir(parents=True, exist_ok=True)
+    with (place.root / "lock").open("w") as lock:  # two checkouts may share one bed
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build_and_start(place, count)
+
+
+def _build_and_start(place: Place, count: int) -> Bed:
     begun = time.monotonic()
 
     def say(what: str) -> None:
