@@ -46,6 +46,7 @@ def _version(wanted: bool) -> None:
         show.result(f"dsctl {__version__}")
         raise typer.Exit(0)
 
+
 ONLY_PRINT = ("logs", "config", "render")  # a reader who has seen enough (`| head`) is no failure of these
 
 

@@ -10,6 +10,7 @@ from dsctl.base.errors import ConfigError
 from dsctl.base.places import data_root
 from dsctl.config.reading import read
 from dsctl.config.schema import Scalar, schema
+from engine.spec.config import QUANTIZATIONS
 
 FILE_NAME = "dsctl.yaml"
 NOT_FLAGS = ("kind", "device", "tensor_parallel", "pipeline_parallel")  # settings of `engine` that are not flags of it
@@ -52,15 +53,21 @@ class Settings:
             if section != "engine" or key in NOT_FLAGS:
                 continue
             value = "bfloat16" if self.values[path] == "mixed" else self.values[path]
+            if key == "quantization" and str(value).endswith(".json"):  # a policy file, relative to dsctl.yaml
+                value = str((self.base / Path(str(value)).expanduser()).absolute())
             if value != setting.default:
                 flags[key] = value
         return flags
 
+    @property
+    def base(self) -> Path:
+        """What relative paths are relative to: the directory of dsctl.yaml."""
+        return self.source.parent if self.source else Path.cwd()
+
     def model_dir(self) -> Path:
         """The checkpoint's directory: as written, relative to dsctl.yaml, or one of the bundled models."""
         named = self.text("model")
-        base = self.source.parent if self.source else Path.cwd()
-        direct = (base / Path(named).expanduser()).absolute()
+        direct = (self.base / Path(named).expanduser()).absolute()
         bundled = data_root() / "models" / named
         if "/" not in named and not direct.is_dir():
             return bundled
@@ -94,6 +101,12 @@ def _agree(settings: Settings) -> None:
         )
     if not settings.text("inventory.state_dir").startswith("/"):
         raise ConfigError("inventory.state_dir is not an absolute path", hint="inventory.state_dir: /var/lib/dsctl")
+    quantization = settings.text("engine.quantization")
+    if quantization not in QUANTIZATIONS and not quantization.endswith(".json"):
+        raise ConfigError(
+            f"engine.quantization is {quantization!r}; it is one of {', '.join(QUANTIZATIONS)} or a policy file",
+            hint="engine.quantization: auto",
+        )
     wanted = settings.integer("engine.preferred_batch_size")
     if wanted > settings.integer("engine.max_num_seqs"):
         raise ConfigError(

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from engine.scheduling.admission import Limits
 from engine.scheduling.scheduler import Scheduler
 from engine.spec.config import EngineConfig
 from engine.spec.errors import CapacityError
-from engine.spec.memory import MemoryPlan, plan_memory
+from engine.spec.memory import GIB, MemoryPlan, plan_memory
 from engine.spec.model import read_spec
+from engine.spec.policy import resolve
 from engine.wire.messages import Ready, Start
 
 log = logging.getLogger(__name__)
@@ -42,8 +44,9 @@ def boot(start: Start) -> Booted:
     """Load what `start` names. Raises CheckpointError, ConfigError or CapacityError."""
     began = time.monotonic()
     config, ills = start.config, faults.wanted(start.faults, start.epoch)
+    runtime = machine.resident_bytes()
     torch.set_num_threads(config.threads or machine.usable_cores())
-    plan = plan_memory(read_spec(config.model), config, machine.free_bytes())
+    plan = _plan(config)
     faults.while_loading(ills)
     model, cache = _load(config, plan)
     reason = _why_not_exact(config, selfcheck.check(model))
@@ -58,11 +61,21 @@ def boot(start: Start) -> Booted:
         kv_total_tokens=plan.cache_tokens,
         block_size=config.block_size,
         load_s=time.monotonic() - began,
-        plan=_sizes(plan),
+        plan={**_sizes(plan), "runtime": runtime},
     )
     log.info("ready in %.2f s: %d cache tokens, numerics %s", ready.load_s, plan.cache_tokens, ready.numerics_id)
     scheduler = Scheduler(config, limits, BlockPool(plan.num_blocks))
     return Booted(scheduler, Runner(computes, cache, config.block_size), ready)
+
+
+def _plan(config: EngineConfig) -> MemoryPlan:
+    """What loading will take, said before it is taken. Raises CapacityError when it would not fit."""
+    spec = read_spec(config.model)
+    policy = resolve(config.quantization, Path(config.model), spec)
+    free = machine.free_bytes()
+    plan = plan_memory(spec, config, free, policy, packed=loader.library_of(config) is not None)
+    log.info("plan: %s; %.2f GiB are free; quantisation %s", plan, free / GIB, policy.name)
+    return plan
 
 
 def _load(config: EngineConfig, plan: MemoryPlan) -> tuple[Loaded, LatentCache]:

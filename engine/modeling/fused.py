@@ -20,9 +20,11 @@ from engine.layers.cache import LatentCache
 from engine.layers.fused import AttentionWeights, ForwardWeights, FusedLayer, FusedRows
 from engine.layers.rotary import Rotary
 from engine.quant.packfile import Packing
-from engine.quant.policy import Format, Policy, convert
+from engine.quant.policy import Stored, convert, stored
 from engine.spec.errors import ConfigError
+from engine.spec.memory import Held
 from engine.spec.model import ModelSpec
+from engine.spec.policy import Kind, Policy
 
 _MOST = {"kv_rank + rope_dim": 4096, "nope_dim + rope_dim": 512, "experts": 1024}  # csrc: buffers on the stack
 
@@ -82,6 +84,7 @@ class LayerBuilder:
     get: Get  # float32 values, rounded to the model's dtype
     exact: Get  # float32 values as the checkpoint has them
     packing: Packing  # where converted weights may be found
+    held: Held  # of what is not quantised
 
     def check(self) -> None:
         """Raises ConfigError when a dimension is beyond what the kernels hold on their stack."""
@@ -97,25 +100,28 @@ class LayerBuilder:
         dense = self.spec.is_dense(index)
         norm = self.vector(f"{prefix}post_attention_layernorm.weight")
         if dense:
-            forward = ForwardWeights(norm, self._mlps(f"{prefix}mlp.", [""], self.policy.mlp))
+            forward = ForwardWeights(norm, self._mlps(f"{prefix}mlp.", [""], self._stored("dense", index)))
         else:
-            forward = self._experts(f"{prefix}mlp.", norm)
-        return FusedLayer(self.spec, self._attention(prefix), forward)
+            forward = self._experts(index, f"{prefix}mlp.", norm)
+        return FusedLayer(self.spec, self._attention(index, prefix), forward)
 
     def head(self) -> Matrix:
         """hidden → vocab; the embedding where they are tied."""
         name = "model.embed_tokens.weight" if self.spec.tied else "lm_head.weight"
-        return self.packing.matrix("head", lambda: convert(self.get(name), self.policy.head))
+        return self.packing.matrix("head", lambda: convert(self.get(name), self._stored("head")))
 
     def vector(self, name: str) -> Tensor:
         """A norm's weights."""
         return self.packing.vector(name, lambda: self.get(name).clone(memory_format=torch.contiguous_format))
 
-    def _matrix(self, name: str, wanted: Format, make: Callable[[], Tensor]) -> Matrix:
+    def _stored(self, kind: Kind, layer: int = 0) -> Stored:
+        return stored(self.policy.of(kind, layer), self.held)
+
+    def _matrix(self, name: str, wanted: Stored, make: Callable[[], Tensor]) -> Matrix:
         return self.packing.matrix(name, lambda: convert(make(), wanted))
 
-    def _attention(self, prefix: str) -> AttentionWeights:
-        spec, at, wanted = self.spec, f"{prefix}self_attn.", self.policy.attention
+    def _attention(self, index: int, prefix: str) -> AttentionWeights:
+        spec, at, wanted = self.spec, f"{prefix}self_attn.", self._stored("attention", index)
 
         def heads() -> Tensor:
             expand = self.get(f"{at}kv_b_proj.weight")
@@ -142,7 +148,7 @@ class LayerBuilder:
             out=plainly("o"),
         )
 
-    def _mlps(self, at: str, parts: list[str], wanted: Format) -> Mlps:
+    def _mlps(self, at: str, parts: list[str], wanted: Stored) -> Mlps:
         def stack(name: str) -> Matrix:
             def make() -> Matrix:
                 return stacked([convert(self.get(f"{at}{part}{name}_proj.weight"), wanted) for part in parts])
@@ -151,16 +157,18 @@ class LayerBuilder:
 
         return Mlps(stack("gate"), stack("up"), stack("down"))
 
-    def _experts(self, at: str, norm: Tensor) -> ForwardWeights:
+    def _experts(self, index: int, at: str, norm: Tensor) -> ForwardWeights:
         spec = self.spec
         bias = f"{at}gate.e_score_correction_bias"
         return ForwardWeights(
             norm=norm,
-            shared=self._mlps(at, ["shared_experts."], self.policy.mlp) if spec.shared_experts else None,
+            shared=self._mlps(at, ["shared_experts."], self._stored("shared", index)) if spec.shared_experts else None,
             router=self.packing.matrix(f"{at}router", lambda: plain(self.get(f"{at}gate.weight").contiguous())),
             # the bias only chooses: it stays as precise as the checkpoint has it, whatever the dtype
             bias=self.packing.vector(bias, lambda: self.exact(bias).clone()) if self._is_biased else None,
-            routed=self._mlps(at, [f"experts.{expert}." for expert in range(spec.router.experts)], self.policy.routed),
+            routed=self._mlps(
+                at, [f"experts.{expert}." for expert in range(spec.router.experts)], self._stored("routed", index)
+            ),
         )
 
     @property

@@ -28,10 +28,11 @@ from engine.modeling.deepseek import Layer, Model
 from engine.modeling.fused import FusedModel, LayerBuilder
 from engine.modeling.tensors import Shapes, expected_shapes
 from engine.quant.packfile import Direct, Packing, packed
-from engine.quant.policy import Policy, policy_of, rounded
+from engine.quant.policy import rounded
 from engine.spec.config import EngineConfig
-from engine.spec.memory import cache_dtype, holds_float32, is_small, weight_bytes
+from engine.spec.memory import cache_dtype, held_as, holds_float32, is_small, weight_bytes
 from engine.spec.model import ModelSpec, read_spec
+from engine.spec.policy import Policy, resolve
 
 NUMERICS_VERSION = 1  # raise it whenever a change of this package changes the bits of any logit
 PACK_FROM = 64 << 20  # bytes of quantised weights from which on they are kept in a file: smaller ones are made faster
@@ -47,20 +48,27 @@ def load(config: EngineConfig) -> Loaded:
     """
     spec = read_spec(config.model)
     expected = expected_shapes(spec)
+    policy = resolve(config.quantization, Path(config.model), spec)
     if config.load_format == "dummy":
-        return _build(spec, config, dummy_source(expected), "dummy")
+        return _build(_Source(spec, config, policy, dummy_source(expected)), "dummy")
     model_dir = Path(config.model)
     entries = read_entries(model_dir)
     skipped = check_entries(entries, expected, spec, model_dir)
     with open_reader(entries, spec) as reader:
-        return _build(spec, config, reader.get, fingerprint(model_dir, entries), skipped)
+        return _build(_Source(spec, config, policy, reader.get), fingerprint(model_dir, entries), skipped)
 
 
-def _build(spec: ModelSpec, config: EngineConfig, source: Get, checkpoint: str, skipped: int = 0) -> Loaded:
-    library = load_library() if config.kernels == "cpu" else None
+def library_of(config: EngineConfig) -> Library | None:
+    """The compiled kernels, when the config wants them and this machine has them."""
+    return load_library() if config.kernels == "cpu" else None
+
+
+def _build(source: _Source, checkpoint: str, skipped: int = 0) -> Loaded:
+    library = library_of(source.config)
+    given = (source.spec, source.config, source.policy, source.source)
     if library is not None:
-        return _FusedBuilder(spec, config, source, library).build(checkpoint, skipped)
-    return _Builder(spec, config, source).build(checkpoint, skipped)
+        return _FusedBuilder(*given, library).build(checkpoint, skipped)
+    return _Builder(*given).build(checkpoint, skipped)
 
 
 def dummy_source(expected: Shapes) -> Get:
@@ -82,15 +90,12 @@ class _Source:
 
     spec: ModelSpec
     config: EngineConfig
+    policy: Policy
     source: Get
 
     @property
     def _held(self) -> torch.dtype:
         return torch.float32 if holds_float32(self.spec, self.config.dtype) else torch.bfloat16
-
-    @property
-    def _policy(self) -> Policy:
-        return policy_of(self.config.quantization, "float32" if self._held == torch.float32 else "bfloat16")
 
     def _get(self, name: str) -> Tensor:
         """Values float32, rounded to bfloat16 when that is the model's dtype."""
@@ -101,7 +106,7 @@ class _Source:
         return torch.float32 if cache_dtype(self.spec, self.config.dtype) == "float32" else torch.float16
 
     def _numerics(self, *parts: str) -> str:
-        words = (self.config.dtype, str(self._held), self.config.quantization, str(self._latents()), *parts)
+        words = (self.config.dtype, str(self._held), self.policy.name, str(self._latents()), *parts)
         return f"{NUMERICS_VERSION}:" + ":".join((*words, _machine()))
 
 
@@ -118,16 +123,16 @@ class _FusedBuilder(_Source):
         def assemble(packing: Packing) -> FusedModel:
             return self._assemble(checkpoint, skipped, packing)
 
-        size = weight_bytes(self.spec, self.config.dtype, self.config.quantization)
-        if self.config.quantization == "none" or size < PACK_FROM or self.config.load_format == "dummy":
+        size = weight_bytes(self.spec, self.config.dtype, self.policy, packed=True)
+        if not self.policy.is_quantised or size < PACK_FROM or self.config.load_format == "dummy":
             return assemble(Direct())
-        words = (checkpoint, self.config.dtype, str(self._held), self.config.quantization)
+        words = (checkpoint, self.config.dtype, str(self._held), self.policy.name)
         key = hashlib.sha256("|".join(words).encode()).hexdigest()[:32]
         return packed(user_cache() / "weights", key, assemble)
 
     def _assemble(self, checkpoint: str, skipped: int, packing: Packing) -> FusedModel:
         spec, table = self.spec, "model.embed_tokens.weight"
-        layers = LayerBuilder(spec, self._policy, self._get, self.source, packing)
+        layers = LayerBuilder(spec, self.policy, self._get, self.source, packing, held_as(spec, self.config.dtype))
         layers.check()
         return FusedModel(
             spec=spec,
@@ -150,7 +155,7 @@ class _Builder(_Source):
     ops: Ops = REFERENCE
 
     def _matrix(self, name: str) -> Tensor:
-        return rounded(self._get(name), self._policy.format_of(name))
+        return rounded(self._get(name), self.policy.of_tensor(name))
 
     @torch.inference_mode()
     def build(self, checkpoint: str, skipped: int = 0) -> Model:

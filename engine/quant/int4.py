@@ -15,8 +15,8 @@ from torch.nn.functional import pad
 
 from engine.kernels.cpu.matrix import BLOCK, INT4, Matrix
 from engine.quant.int8 import quantise_rows
+from engine.spec.matrices import GROUPS, group_of
 
-GROUPS = (128, 64, 32)
 _ZERO = 8
 
 
@@ -27,11 +27,6 @@ class Quantised:
     q: Tensor  # uint8 [experts, outputs, inputs] in 0 … 15
     scale: Tensor  # bfloat16 [experts, outputs, inputs / group]
     group: int
-
-
-def group_of(inputs: int) -> int:
-    """The largest group that divides `inputs`; 0: this matrix cannot be int4 (keep it int8)."""
-    return next((group for group in GROUPS if inputs % group == 0), 0)
 
 
 def quantise(weight: Tensor, group: int = 0) -> Quantised:

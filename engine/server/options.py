@@ -31,7 +31,8 @@ _HELP = {
     "threads": "compute threads; 0: the usable cores",
     "load_format": "dummy makes random weights",
     "kernels": "what computes: reference (torch), or cpu (compiled for this machine on first use)",
-    "quantization": "int8: all matrices in eight bits; int4: routed experts in four, the rest in eight",
+    "quantization": "none, int8 (all matrices), int4 (routed experts, the rest int8), a policy file, or auto: what the "
+    "checkpoint's policy.json says",
 }
 
 
@@ -81,6 +82,8 @@ def parse_options(arguments: list[str]) -> Options:
     values = vars(make_parser().parse_args(arguments))
     config = {field.name: values[field.name] for field in dataclasses.fields(EngineConfig)}
     config["model"] = str(Path(config["model"]).resolve())
+    if config["quantization"].endswith(".json"):
+        config["quantization"] = str(Path(config["quantization"]).resolve())
     options = Options(
         engine=EngineConfig(**config),
         host=values["host"],
@@ -108,8 +111,9 @@ def _add_field(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
     elif typing.get_origin(hint) is typing.Literal:
         group.add_argument(flag, choices=typing.get_args(hint), default=field.default, help=text)
     else:
+        metavar = "NAME" if hint is str else "N"
         group.add_argument(
-            flag, type=hint, default=field.default, metavar="N", help=f"{text} (default {field.default})".strip()
+            flag, type=hint, default=field.default, metavar=metavar, help=f"{text} (default {field.default})".strip()
         )
 
 

@@ -9,7 +9,7 @@ from engine.spec.errors import ConfigError
 
 Dtype = Literal["float32", "bfloat16"]
 Kernels = Literal["reference", "cpu"]
-Quantization = Literal["none", "int8", "int4"]
+QUANTIZATIONS = ("auto", "none", "int8", "int4")  # or the path of a policy file
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class EngineConfig:
     threads: int = 0  # 0: usable cores
     load_format: Literal["safetensors", "dummy"] = "safetensors"
     kernels: Kernels = "reference"  # cpu: compiled for this machine, or the reference where no compiler is
-    quantization: Quantization = "none"  # int8: all matrices; int4: routed experts, the rest int8
+    quantization: str = "auto"  # none, int8, int4, a policy file; auto: what the checkpoint says (engine.spec.policy)
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
@@ -50,6 +50,10 @@ class EngineConfig:
             raise ConfigError(f"kv_cache_ratio is {self.kv_cache_ratio}; it must lie in (0, 0.95], for example 0.3")
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype is {self.dtype!r}; choose float32 or bfloat16")
+        if self.quantization not in QUANTIZATIONS and not self.quantization.endswith(".json"):
+            raise ConfigError(
+                f"quantization is {self.quantization!r}; choose {', '.join(QUANTIZATIONS)} or name a policy file"
+            )
 
     @property
     def queue_limit(self) -> int:

@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.spec.config import Dtype, EngineConfig, Quantization
+from engine.spec.config import Dtype, EngineConfig
 from engine.spec.errors import CapacityError, ConfigError
+from engine.spec.matrices import group_of, matrices
 from engine.spec.model import ModelSpec
+from engine.spec.policy import NAMED, Policy
 
 CacheDtype = Literal["float32", "float16"]
+Held = Literal["float32", "bfloat16"]
 
 FLOAT32_CACHE_LIMIT = 32 << 10  # bytes per token over all layers; a wider latent is kept in float16
 FLOAT32_WEIGHTS_LIMIT = 512 << 20  # bytes of float32 weights; a larger bfloat16 model is held in bfloat16
 GIB = 1 << 30
+
+UNQUANTISED = Policy()
+_WIDTHS = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ class WeightCounts:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What one replica takes, in bytes unless the name says tokens or blocks."""
+    """What one replica takes beside the program itself, in bytes unless the name says tokens or blocks."""
 
     weights: int
     cache: int
@@ -47,6 +53,14 @@ class MemoryPlan:
     num_blocks: int
     max_model_len: int
     cache_dtype: CacheDtype
+    formats: tuple[tuple[str, int], ...] = ()  # the weights by number format, largest first
+
+    def __str__(self) -> str:
+        weights = ", ".join(f"{name} {size / GIB:.2f}" for name, size in self.formats)
+        return (
+            f"{self.total / GIB:.2f} GiB: weights {self.weights / GIB:.2f} ({weights}), cache {self.cache / GIB:.2f} "
+            f"({self.cache_tokens} tokens in {self.cache_dtype}), workspace {self.workspace / GIB:.2f}"
+        )
 
     @property
     def total(self) -> int:
@@ -80,29 +94,42 @@ def holds_float32(spec: ModelSpec, dtype: Dtype) -> bool:
     return dtype == "float32" or is_small(spec)
 
 
+def held_as(spec: ModelSpec, dtype: Dtype) -> Held:
+    """The number format of what is not quantised."""
+    return "float32" if holds_float32(spec, dtype) else "bfloat16"
+
+
 def is_small(spec: ModelSpec) -> bool:
     """Whether a float32 copy of the weights is no burden; the reference then also computes on one thread."""
     return weight_counts(spec).total * 4 <= FLOAT32_WEIGHTS_LIMIT
 
 
-def weight_bytes(spec: ModelSpec, dtype: Dtype, quantization: Quantization = "none") -> int:
-    """Bytes of the loaded weights; kv_b is held twice (expanded and absorbed form), embedding and head once each."""
-    counts = weight_counts(spec)
-    if quantization != "none":
-        return _quantised_bytes(spec, counts, quantization, 4 if holds_float32(spec, dtype) else 2)
-    width = 4 if holds_float32(spec, dtype) else 2
-    absorbed = spec.num_layers * spec.kv_rank * spec.num_heads * (spec.nope_dim + spec.value_dim) * 4
-    exact = (counts.router + counts.norms) * 4
-    tied_head = counts.embedding if spec.tied else 0
-    return (counts.total - counts.router - counts.norms + tied_head) * width + absorbed + exact
+def weight_formats(spec: ModelSpec, dtype: Dtype, policy: Policy, *, packed: bool) -> dict[str, int]:
+    """Bytes of the loaded weights by number format.
+
+    `packed`: as the compiled kernels hold them, quantised by the policy; else as the reference does, which rounds them
+    by the policy but holds them unquantised. kv_b is held twice (expanded and absorbed), embedding and head once each.
+    """
+    counts, held = weight_counts(spec), held_as(spec, dtype)
+    width = _WIDTHS[held]
+    found = {held: counts.embedding * width}
+    if packed:
+        for matrix in matrices(spec):
+            wanted = policy.of(matrix.kind, matrix.layer)
+            label = held if wanted == "none" else wanted if wanted == "int8" or group_of(matrix.inputs) else "int8"
+            found[label] = found.get(label, 0) + matrix.nbytes(wanted, width)
+        exact = 0
+    else:
+        found[held] += (counts.total - counts.embedding - counts.router - counts.norms) * width
+        found[held] += counts.embedding * width if spec.tied else 0
+        exact = spec.num_layers * spec.kv_rank * spec.num_heads * (spec.nope_dim + spec.value_dim) * 4
+    found["float32"] = found.get("float32", 0) + exact + (counts.router + counts.norms) * 4
+    return found
 
 
-def _quantised_bytes(spec: ModelSpec, counts: WeightCounts, quantization: Quantization, width: int) -> int:
-    """Generous shares for scales and padding: 3 % of eight-bit weights, a sixteenth of a byte for four-bit ones."""
-    absorbed = spec.num_layers * spec.kv_rank * spec.num_heads * (spec.nope_dim + spec.value_dim)
-    eight = counts.attention + counts.dense + counts.shared + absorbed + (counts.head or counts.embedding)
-    routed = counts.routed * (0.5625 if quantization == "int4" else 1.03)
-    return int(1.03 * eight + routed) + counts.embedding * width + (counts.router + counts.norms) * 4
+def weight_bytes(spec: ModelSpec, dtype: Dtype, policy: Policy = UNQUANTISED, *, packed: bool = False) -> int:
+    """Bytes of the loaded weights, see weight_formats."""
+    return sum(weight_formats(spec, dtype, policy, packed=packed).values())
 
 
 def cache_dtype(spec: ModelSpec, dtype: Dtype) -> CacheDtype:
@@ -127,8 +154,10 @@ def workspace_bytes(spec: ModelSpec, config: EngineConfig) -> int:
     return 4 * (rows * widest + 2 * config.max_num_seqs * spec.vocab_size) + (96 << 20)
 
 
-def plan_memory(spec: ModelSpec, config: EngineConfig, free_bytes: int) -> MemoryPlan:
-    """The plan for one replica on a machine with `free_bytes` to spare.
+def plan_memory(
+    spec: ModelSpec, config: EngineConfig, free_bytes: int, policy: Policy = UNQUANTISED, *, packed: bool = False
+) -> MemoryPlan:
+    """The plan for one replica on a machine with `free_bytes` to spare; policy and `packed` as in weight_formats.
 
     Raises ConfigError when max_model_len exceeds the checkpoint, CapacityError with the numbers and a value that fits.
     """
@@ -137,15 +166,16 @@ def plan_memory(spec: ModelSpec, config: EngineConfig, free_bytes: int) -> Memor
             f"max_model_len is {config.max_model_len}, but the checkpoint has {spec.max_positions} positions; "
             f"choose at most {spec.max_positions}"
         )
-    weights, workspace = weight_bytes(spec, config.dtype, config.quantization), workspace_bytes(spec, config)
+    formats = weight_formats(spec, config.dtype, policy, packed=packed)
+    weights, workspace = sum(formats.values()), workspace_bytes(spec, config)
     left = free_bytes - weights - workspace
     per_token = latent_bytes_per_token(spec, config.dtype)
     if left < per_token * config.block_size:
         missing = (weights + workspace - free_bytes) / GIB + 0.01
         raise CapacityError(
             f"weights need {weights / GIB:.2f} GiB and workspace {workspace / GIB:.2f} GiB, but only "
-            f"{free_bytes / GIB:.2f} GiB are free; free {missing:.2f} GiB more, use fewer replicas or "
-            "a smaller max_num_batched_tokens"
+            f"{free_bytes / GIB:.2f} GiB are free; free {missing:.2f} GiB more, "
+            f"{_smaller(spec, config, free_bytes, weights)}use fewer replicas or a smaller max_num_batched_tokens"
         )
     wanted_len = config.max_model_len or spec.max_positions
     blocks = _cache_blocks(config, wanted_len, left, per_token)
@@ -164,7 +194,18 @@ def plan_memory(spec: ModelSpec, config: EngineConfig, free_bytes: int) -> Memor
         num_blocks=blocks,
         max_model_len=min(wanted_len, tokens),
         cache_dtype=cache_dtype(spec, config.dtype),
+        formats=tuple(sorted(formats.items(), key=lambda item: -item[1])),
     )
+
+
+def _smaller(spec: ModelSpec, config: EngineConfig, free_bytes: int, weights: int) -> str:
+    """The first named policy that would fit, as a piece of advice; empty when none would."""
+    need = workspace_bytes(spec, config) + latent_bytes_per_token(spec, config.dtype) * config.block_size
+    for name in ("int8", "int4"):
+        size = weight_bytes(spec, config.dtype, NAMED[name], packed=True)
+        if size < weights and size + need <= free_bytes:
+            return f"use --kernels cpu --quantization {name} ({size / GIB:.2f} GiB of weights would fit), "
+    return ""
 
 
 def _cache_blocks(config: EngineConfig, model_len: int, left: int, per_token: int) -> int:

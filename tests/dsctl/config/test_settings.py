@@ -194,3 +194,13 @@ def test_a_broken_reference_is_a_defect() -> None:
     """A reference line that follows no rule fails loudly instead of accepting everything."""
     with pytest.raises(ValueError, match="unknown rule"):
         schemas.parse("# text\nkey: 1  # integr 1..\n")
+
+
+def test_a_policy_file_lies_beside_the_settings(tmp_path: Path) -> None:
+    """engine.quantization may name a file relative to dsctl.yaml; an unknown word is refused with the known ones."""
+    source = tmp_path / "dsctl.yaml"
+    source.write_text("engine:\n  quantization: mine.json\n")
+    assert load(source).engine_flags() == {"quantization": str(tmp_path / "mine.json")}
+    source.write_text("engine:\n  quantization: int5\n")
+    with pytest.raises(ConfigError, match="'int5'; it is one of auto, none, int8, int4"):
+        load(source)

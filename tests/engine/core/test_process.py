@@ -32,7 +32,7 @@ def test_a_whole_life(spawn: Spawn, checkpoint: Path) -> None:
     assert core.beats
     assert (ready.epoch, ready.max_model_len, ready.kv_total_tokens, ready.block_size) == (3, 400, 800, 16)
     assert (ready.exact, ready.reason) == (True, "")
-    assert set(ready.plan) == {"weights", "cache", "workspace"}
+    assert set(ready.plan) == {"weights", "cache", "workspace", "runtime"}
     (deltas,) = core.follow(1).values()
     assert [len(delta.ids) for delta in deltas] == [1] * 6
     assert deltas[-1].finished == "length"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,16 @@ from engine.modeling import loader
 from engine.modeling.deepseek import Model
 from engine.modeling.fused import FusedModel
 from engine.modeling.selfcheck import check
-from engine.spec.config import Dtype, EngineConfig, Quantization
+from engine.spec.config import Dtype, EngineConfig
 from engine.spec.errors import ConfigError
+from engine.spec.memory import weight_bytes, weight_counts
+from engine.spec.model import ModelSpec
+from engine.spec.policy import resolve
 from tests.engine.arrangements import Span, Tokens, alone, step
 from tests.engine.checkpoints import VARIANTS, make_checkpoint
 from tests.engine.compiled import BUILDS, library
 
-QUANTIZATIONS: list[Quantization] = ["none", "int8", "int4"]
+QUANTIZATIONS: list[str] = ["none", "int8", "int4"]
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +36,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return chosen
 
 
-def fused(path: Path, dtype: Dtype = "float32", quantization: Quantization = "none", **settings: int) -> FusedModel:
+def fused(path: Path, dtype: Dtype = "float32", quantization: str = "none", **settings: int) -> FusedModel:
     """Load on compiled kernels."""
     model = loader.load(EngineConfig(str(path), dtype=dtype, kernels="cpu", quantization=quantization, **settings))
     assert isinstance(model, FusedModel)
@@ -54,7 +58,7 @@ def tokens_of(model: Model | FusedModel, length: int) -> Tensor:
 def test_logits_are_the_reference(tmp_path: Path, variant: str) -> None:
     """Prompt and generated rows of every variant in float32."""
     path = make_checkpoint(tmp_path, variant)
-    reference = loader.load(EngineConfig(str(path), dtype="float32"))
+    reference = loader.load(EngineConfig(str(path), dtype="float32", quantization="none"))
     ids = tokens_of(reference, 60)
     right = alone(reference, ids, 50)
     found = alone(fused(path), ids, 50)
@@ -84,7 +88,7 @@ def test_every_build_is_the_reference(
 @pytest.mark.parametrize("variant", ["v3", "v2-group", "v2-greedy-qlora"])
 @pytest.mark.parametrize("numbers", ["float32", "narrow"])
 def test_bits_are_rowwise(
-    tmp_path: Path, variant: str, numbers: str, quantization: Quantization, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, variant: str, numbers: str, quantization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks, replay, companions and threads change no bit of any logit, quantised or not."""
     if numbers == "narrow":
@@ -94,7 +98,7 @@ def test_bits_are_rowwise(
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_long_contexts(tmp_path: Path, quantization: Quantization) -> None:
+def test_long_contexts(tmp_path: Path, quantization: str) -> None:
     """Beyond a part (256 positions) and a window (512): the reference's logits; chunks and replay to the bit."""
     path = make_checkpoint(tmp_path, "v3", max_position_embeddings=2048)
     model = fused(path, quantization=quantization)
@@ -138,7 +142,7 @@ def test_one_step_of_both_roles_in_any_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_without_a_compiler(tmp_path: Path, quantization: Quantization, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler(tmp_path: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference computes with the same rounded weights; only activations keep more bits."""
     path = make_checkpoint(tmp_path, "v2-greedy")
     found = fused(path, quantization=quantization)
@@ -167,6 +171,31 @@ def test_weights_shrink(tmp_path: Path) -> None:
     sizes = {q: sum(layer.nbytes for layer in fused(path, quantization=q).layers) for q in QUANTIZATIONS}
     assert sizes["int8"] < 0.62 * sizes["none"] / 2
     assert sizes["int4"] < 0.9 * sizes["int8"]
+
+
+def _vectors(spec: ModelSpec) -> int:
+    """Values of norms and of the router's biases."""
+    biases = (spec.num_layers - spec.dense_layers) * spec.router.experts if spec.router.method == "noaux_tc" else 0
+    return weight_counts(spec).norms + biases
+
+
+@pytest.mark.parametrize("numbers", ["float32", "narrow"])
+@pytest.mark.parametrize("variant", ["v3", "v2-greedy", "v3-tied", "v3-fp8"])
+def test_the_plan_is_what_is_held(tmp_path: Path, variant: str, numbers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes of weights by arithmetic are the loaded model's to the byte, for every policy; norms and biases aside."""
+    if numbers == "narrow":
+        narrow(monkeypatch)
+    path = make_checkpoint(tmp_path, variant)
+    mixed = tmp_path / "mixed.json"
+    layers = {"1": {"routed": "int4", "attention": "int8"}, "2": {"shared": "none"}}
+    mixed.write_text(
+        json.dumps({"schema_version": 1, "formats": {"routed": "int8", "shared": "int8"}, "layers": layers})
+    )
+    dtype: Dtype = "bfloat16" if numbers == "narrow" else "float32"
+    for quantization in ("none", "int8", "int4", str(mixed)):
+        model = fused(path, dtype, quantization)
+        policy = resolve(quantization, path, model.spec)
+        assert weight_bytes(model.spec, dtype, policy, packed=True) == model.weight_bytes + 4 * _vectors(model.spec)
 
 
 def test_sizes_beyond_the_kernels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.quant import int4, int8
-from engine.quant.policy import Policy, convert, policy_of, rounded
+from engine.quant.policy import convert, rounded
 
 SHAPES = [(1, 1, 32), (1, 64, 64), (3, 70, 96), (2, 130, 160)]
 
@@ -63,18 +63,6 @@ def test_the_largest_group_that_divides(inputs: int, group: int) -> None:
     if not group:
         with pytest.raises(ValueError, match="divisible"):
             int4.quantise(values(4, inputs))
-
-
-def test_policies_by_name() -> None:
-    """int4 touches routed experts only; names find their class."""
-    assert policy_of("none", "bfloat16") == Policy("bfloat16", "bfloat16", "bfloat16", "bfloat16")
-    policy = policy_of("int4", "bfloat16")
-    names = ["lm_head.weight"]
-    names += [
-        f"model.layers.1.{rest}.weight"
-        for rest in ("self_attn.o_proj", "mlp.experts.3.up_proj", "mlp.shared_experts.up_proj")
-    ]
-    assert [policy.format_of(name) for name in names] == ["int8", "int8", "int4", "int8"]
 
 
 def test_rounded_values_are_what_the_matrix_holds() -> None:

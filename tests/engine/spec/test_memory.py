@@ -19,6 +19,7 @@ from engine.spec.memory import (
     weight_counts,
 )
 from engine.spec.model import ModelSpec, spec_from_config
+from engine.spec.policy import NAMED
 from tests.engine.checkpoints import make_config
 
 CONFIG = EngineConfig("model")
@@ -110,3 +111,21 @@ def test_weights_that_do_not_fit_say_how_much_is_missing() -> None:
     found = re.search(r"free (\d+\.\d+) GiB more", str(caught.value))
     assert found is not None
     plan_memory(_v2_lite(), CONFIG, 8 * GIB + int(float(found[1]) * GIB))
+
+
+def test_a_policy_that_fits_is_named() -> None:
+    """Weights that do not fit as they are, but would quantised: the refusal says how, and it is true."""
+    with pytest.raises(CapacityError, match=r"--quantization (\w+) \((\d+\.\d+) GiB") as caught:
+        plan_memory(_v2_lite(), CONFIG, 20 * GIB, packed=True)
+    found = re.search(r"--quantization (\w+)", str(caught.value))
+    assert found is not None
+    plan = plan_memory(_v2_lite(), CONFIG, 20 * GIB, NAMED[found[1]], packed=True)
+    assert plan.total <= 20 * GIB
+    assert dict(plan.formats)["int8"] > 14 * GIB
+    assert f"int8 {dict(plan.formats)['int8'] / GIB:.2f}" in str(plan)
+    assert sum(dict(plan.formats).values()) == plan.weights
+
+
+def test_v2_lite_in_four_bits_leaves_room() -> None:
+    """Routed experts in four bits and the rest in eight: below 10 GiB, a third of 16 bits."""
+    assert 8 * GIB < weight_bytes(_v2_lite(), "bfloat16", NAMED["int4"], packed=True) < 10 * GIB

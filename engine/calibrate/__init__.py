@@ -1,0 +1,1 @@
+"""What quantising costs a model in quality and saves in bytes, and which parts are worth it."""
