@@ -93,8 +93,19 @@ def build(scans: Iterable[Scan]) -> Case:
     for scan in scans:
         case.hits += scan.hits
         case.sources[scan.file] = source(scan)
+    _name_hosts(case)
     _read_options(case)
     return case
+
+
+def _name_hosts(case: Case) -> None:
+    """A file that names no host belongs to the host whose name its path carries, where another log has told that name."""
+    hosts = {known.host for known in case.sources.values() if known.host}
+    hosts |= {hit.said.host for hit in case.hits if hit.said.host and hit.said.host[0].isalpha()}
+    for known in case.sources.values():
+        if not known.host:
+            words = re.split(r"[/_.]", known.name)
+            known.host = next((word for word in reversed(words) if word in hosts), "")
 
 
 def _read_options(case: Case) -> None:
@@ -177,7 +188,7 @@ def last_words(case: Case, rank: int) -> tuple[str, int, str] | None:
         lines = known.tail.splitlines()
         for back, raw in enumerate(reversed(lines)):
             said = read(raw[:4000])
-            mine = said.rank if said.rank is not None else known.rank
+            mine = next((r for r in (said.rank, known.rank, said.local) if r is not None), None)
             if said.text.strip() and mine == rank:
                 number = known.lines - back
                 if best is None or known.rank == rank:
@@ -195,7 +206,7 @@ def exception_of(case: Case, rank: int) -> tuple[str, int, str] | None:
         lines = known.tail.splitlines()
         for back, raw in enumerate(reversed(lines)):
             said = read(raw[:4000])
-            mine = said.rank if said.rank is not None else known.rank
+            mine = next((r for r in (said.rank, known.rank, said.local) if r is not None), None)
             if mine == rank and pattern.match(said.text):
                 return known.name, known.lines - back, said.shown.strip()[:300]
     return None

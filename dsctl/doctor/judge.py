@@ -72,7 +72,7 @@ def _match(rule: Rule, hit: Hit) -> Match | None:
             return None
     if sum(line.lstrip().startswith("```") for line in hit.before) % 2 == 1:
         return None
-    return Match(rule, hit, {k: v.strip() if v else "" for k, v in found.groupdict().items()})
+    return Match(rule, hit, {k: (v or "").strip().rstrip(".,;") for k, v in found.groupdict().items()})
 
 
 def findings(case: Case, found: list[Match]) -> list[Finding]:
@@ -141,12 +141,13 @@ def quote(hit: Hit) -> Evidence:
 
 
 def fill(template: str, match: Match) -> str:
-    """The table's words with this case's values; names that stand together are alternatives, `?` when none is known."""
+    """The table's words with this case's values; names that stand together are alternatives, `?` when none is known
+    (in brackets: nothing)."""
 
     def value(names: re.Match[str]) -> str:
         return "".join(match.groups.get(name, "") for name in re.findall(r"\w+", names[0])) or "?"
 
-    return re.sub(r"(?:\{\w+\})+", value, template)
+    return re.sub(r" \([^()]{0,60}?\?\)", "", re.sub(r"(?:\{\w+\})+", value, template))
 
 
 def verdicts(case: Case, fired: set[str], rules: Iterable[Rule]) -> list[Verdict]:

@@ -75,6 +75,26 @@ def exit_signal(match: Match, _case: Case) -> Words | None:
     return Words(cause=f"A child process ended with exit code {code} ({meaning}).") if meaning else None
 
 
+CORE_SIGNALS = {
+    9: ("the kernel's memory killer, a container's limit, or an operator (kill -9)", "`dmesg -T | grep -i 'killed process'` on that host, and the container's memory limit. If memory: lower --kv-cache-ratio, use --quantization int8, or run fewer replicas there."),
+    11: ("a crash in native code", "Start once with --kernels reference: if it stays up, report the log and `lscpu`; if not, reinstall torch and numpy as one set (a clean environment). Repeated crashes at random places: test the RAM (memtest, `dmesg -T | grep -i mce`)."),
+    7: ("a bus error: the file of packed weights or /dev/shm lost its disk space under a mapping", "`df -h` of the cache directory and /dev/shm: make room; delete the *.pack file and restart, it is made again."),
+    4: ("an instruction that this processor does not have", "`lscpu | grep avx`: the compiled kernels were built on another machine (a shared or copied cache): delete ~/.cache/dsctl/kernels and restart; in a virtual machine pass the host's CPU model through."),
+    6: ("an abort of native code", "The lines before it name the assertion; start once with --kernels reference and report the log."),
+    15: ("SIGTERM from outside: an operator, systemd or the container runtime", "Stop replicas with `dsctl drain` or `dsctl down`, not their cores."),
+    19: ("SIGSTOP from outside", "Look who stops processes here (a debugger, a freezer, a batch system)."),
+}  # fmt: skip
+
+
+def core_signal(match: Match, _case: Case) -> Words | None:
+    """What a signal that killed our engine's core means."""
+    meaning, fix = CORE_SIGNALS.get(int(match.groups.get("code") or 0), ("", ""))
+    code = match.groups.get("code")
+    return (
+        Words(cause=f"The core died of signal {code}: {meaning}. Its requests were replayed.", fix=fix) if fix else None
+    )
+
+
 def elastic(match: Match, _case: Case) -> Words | None:
     """torchrun's report: which rank on which host failed first, and how."""
     window = match.hit.window
@@ -137,6 +157,6 @@ BY_NAME: dict[str, Refine] = {
     "torch_oom": memorycase.torch_oom, "bare_oom": memorycase.bare_oom, "vllm_kv": memorycase.vllm_kv, "vllm_kv_tokens": memorycase.vllm_kv_tokens,
     "vllm_noblocks": memorycase.vllm_noblocks, "vllm_startfree": memorycase.vllm_startfree, "vllm_sampler": memorycase.vllm_sampler,
     "sglang_start": memorycase.sglang_start, "sglang_capture": memorycase.sglang_capture, "host_alloc": memorycase.host_alloc,
-    "oomkill": memorycase.oomkill, "xid": xid_line, "tp_heads": tp_heads, "exit_signal": exit_signal, "elastic": elastic, "aer": aer,
+    "oomkill": memorycase.oomkill, "xid": xid_line, "tp_heads": tp_heads, "exit_signal": exit_signal, "core_signal": core_signal, "elastic": elastic, "aer": aer,
     "shm": shm, "shmbc": shmbc, "barrier": barrier,
 }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dsctl.facts.logtext import Spoken, plain, read, stamp
 
@@ -148,7 +148,7 @@ def _hit(file: str, number: int, parts: tuple[bytes, bytes, bytes], span: tuple[
     before_text = [_text(raw[:2048]) for raw in before]
     if said.stamp is None:
         when = next((s for s in map(stamp, reversed(before_text)) if s is not None), None)
-        said = Spoken(said.text, said.shown, said.host, said.rank, when)
+        said = replace(said, stamp=when)
     return Hit(file, number, said, after_text, tuple(plain(line) for line in before_text))
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import cast
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]{0,200}\x07|\r")
+_MESSAGES = ("log", "MESSAGE", "message", "msg", "text", "line", "event")  # of Docker, journald, and structured loggers
+_STACKS = ("exc_info", "exception", "stack_trace", "stacktrace", "traceback", "error")
+_HOSTS = ("_HOSTNAME", "hostname", "host", "node", "host_name")
 _NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 MONTHS = {name: n for n, name in enumerate(_NAMES, 1)}
 
@@ -21,6 +24,7 @@ WRAPPINGS = tuple(
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(?:Z|[+-]\d\d:\d\d) ",  # docker logs -t
         r"[A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d (?P<host>[\w][\w.-]*) [\w./@-]+(?:\[\d+\])?: ",  # syslog
         r"\[pod/[\w.-]+/[\w.-]+\] ",
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? \| (?:[A-Z]{4,8} +\| )?",  # loguru
         r"[\w.-]{1,60}?-\d+ {1,8}\| ",  # compose
         r"\[(?:default)(?P<local>\d{1,4})\]:\s?",
         r"\[rank(?P<rank>\d{1,5})\]:\s?",
@@ -59,26 +63,43 @@ class Spoken:
     host: str = ""
     rank: int | None = None
     stamp: float | None = None
+    local: int | None = None  # number of the process on its host, as torchrun puts it in front
 
 
 def plain(raw: str) -> str:
     """`raw` without colours, carriage returns and the JSON envelope of Docker's log files."""
     text = ANSI.sub("", raw) if "\x1b" in raw or "\r" in raw else raw
     text = text.rstrip("\n")
-    if text.startswith('{"log":"'):
-        try:
-            envelope: object = json.loads(text)
-        except ValueError:
-            return text
-        inner = str(cast("dict[str, object]", envelope).get("log", "")) if isinstance(envelope, dict) else ""
-        return ANSI.sub("", inner).rstrip("\n")
+    if text.startswith("{") and (envelope := _envelope(text)):
+        words = [str(envelope[key]) for key in _MESSAGES if isinstance(envelope.get(key), str)][:1]
+        words += [str(envelope[key]) for key in _STACKS if isinstance(envelope.get(key), str)][:1]
+        return ANSI.sub("", "\n".join(words)).rstrip("\n") if words else text
     return text
+
+
+def _envelope(text: str) -> dict[str, object]:
+    """The object of a line of JSON; empty where it is none."""
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
+def _speaker(raw: str) -> tuple[str, int | None]:
+    """(host, rank) that a line of JSON names beside its message."""
+    envelope = _envelope(raw.strip()) if raw.lstrip().startswith("{") else {}
+    host = next((str(envelope[key]) for key in _HOSTS if isinstance(envelope.get(key), str)), "")
+    rank = envelope.get("rank")
+    return host, rank if isinstance(rank, int) and not isinstance(rank, bool) and rank >= 0 else None
 
 
 def read(raw: str) -> Spoken:
     """What one line says. Total: any text gives an answer."""
     shown = plain(raw)
-    text, host, rank = shown, "", None
+    text = shown
+    host, rank = _speaker(raw)
+    local: int | None = None
     for _ in range(6):
         for wrapping in WRAPPINGS:
             if found := wrapping.match(text):
@@ -86,6 +107,7 @@ def read(raw: str) -> Spoken:
                 host = said.get("host") or said.get("ip") or host
                 number = next((said[k] for k in ("rank", "mpirank", "wrank", "tprank") if said.get(k)), None)
                 rank = int(number) if number is not None else rank
+                local = int(said["local"]) if said.get("local") else local
                 text = text[found.end() :]
                 break
         else:
@@ -94,7 +116,10 @@ def read(raw: str) -> Spoken:
         host = found["host"] or host
     if rank is None:
         rank = _rank_in(text)
-    return Spoken(text, shown, host, rank, stamp(raw[:400]))
+    when = stamp(shown[:400])
+    if when is None and shown is not raw:
+        when = stamp(raw[-400:])  # Docker and structured loggers write the time behind the message
+    return Spoken(text, shown, host, rank, when, local)
 
 
 def _rank_in(text: str) -> int | None:

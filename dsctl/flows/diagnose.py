@@ -11,7 +11,7 @@ from typing import cast
 
 from dsctl.base.errors import UsageError
 from dsctl.base.missing import Missing
-from dsctl.doctor import context, judge, live, ranks, serving, stories
+from dsctl.doctor import context, judge, lastwords, live, ranks, serving, stories
 from dsctl.doctor.model import SEVERITIES, Case, Finding, Rule, Severity, at_least
 from dsctl.doctor.report import Diagnosis
 from dsctl.doctor.rules import catalogue
@@ -89,6 +89,7 @@ def _judge(case: Case, rules: dict[str, Rule]) -> list[Finding]:
         if finding.rule.id == "NCCL-TIMEOUT" and not guilty:
             finding.cause += ranks.lonely(case)
     found += guilty
+    found += lastwords.find(case, found)
     told = stories.tell(found)
     if len(rules) == len(catalogue()):
         return told

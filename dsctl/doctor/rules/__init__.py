@@ -10,7 +10,39 @@ from dsctl.doctor.model import Rule
 @cache
 def catalogue() -> dict[str, Rule]:
     """All rules by id, in the order of their areas."""
-    from dsctl.doctor.rules import container, driver, engines, gpu, host, machine, memory, nccl, network, torch, weights
+    from dsctl.doctor.rules import (  # fmt: skip
+        container,
+        driver,
+        edge,
+        engines,
+        gpu,
+        host,
+        kubernetes,
+        machine,
+        memory,
+        nccl,
+        network,
+        own,
+        torch,
+        transfer,
+        weights,
+    )
 
-    areas = (memory, nccl, network, driver, container, host, gpu, engines, weights, torch, machine)
+    areas = (
+        memory,
+        nccl,
+        network,
+        edge,
+        transfer,
+        driver,
+        container,
+        kubernetes,
+        host,
+        gpu,
+        engines,
+        own,
+        weights,
+        torch,
+        machine,
+    )
     return {rule.id: rule for area in areas for rule in area.RULES}

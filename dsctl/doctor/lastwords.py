@@ -1,0 +1,146 @@
+"""Names the exception that ended a program when no rule of the catalogue knows it: who raised it, where, and what to try."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dsctl.doctor.model import Case, Evidence, Finding, LogSource, at_least
+from dsctl.doctor.rules import catalogue
+from dsctl.facts.logtext import Spoken, read
+
+LAST = 5  # depth of rules that are only the last words of a program
+BACK_LINES = 400  # how far before the last words the exception may stand
+TAIL_LINES = 40  # an exception that ends a log stands in its last lines
+SAME_CRASH_S = 300.0
+
+_LEVEL = re.compile(
+    r"^(?:\[[^\]\n]{8,40}\] )?(?:(?:ERROR|CRITICAL|WARNING|INFO):? +)?(?:\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? )?"
+    r"(?:\[[\w./]+:\d+\]|[\w./]+:\d+\]) ?"
+)
+_EXCEPTION = re.compile(r"^(?P<type>(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit|Failure)): ?(?P<words>.*)$")
+_FRAME = re.compile(r'File "(?P<path>[^"\n]+)", line (?P<line>\d+), in (?P<name>[\w<>.]+)')
+_INNER = re.compile(r"[Ww]orker failed with error '(?P<words>.{3,400}?)'(?:,|$)")
+_WRAPPER = re.compile(
+    r"EngineDeadError|AsyncEngineDeadError|EngineCore encountered|[Ee]ngine core initialization failed|WorkerProc initialization failed"
+    r"|ChildFailedError|SystemExit|KeyboardInterrupt|CancelledError|RayTaskError|RPC call to|RayActorError|ActorDiedError|BrokenPipeError|EOFError: *$"
+)
+_LOG_LINE = re.compile(r"\b(?:INFO|DEBUG)\b")
+_OTHER = "Search for the message in the engine's issues for exactly this version; update to its newest patch release; leave out the option or feature that the traceback passes through."
+_ADVICE: tuple[tuple[str, str], ...] = (
+    (r"AttributeError|TypeError|ImportError|ModuleNotFoundError", "Packages of different generations meet here: install the versions that the engine pins (`pip check`; transformers, tokenizers and torch first), in a clean environment or the engine's own image."),
+    (r"ValueError|ValidationError|AssertionError|NotImplementedError|ConfigError|ArgumentError", "The program refuses a setting, a file or a card: change the option or file that the message names (`--help` of the installed version lists what is allowed); if it is about the model, use an engine release that lists it."),
+    (r"KeyError|IndexError", "What is looked up is missing in the data or configuration: compare the file that the traceback reads with what the program expects (names of columns, keys, layers)."),
+    (r"FileNotFoundError|NotADirectoryError|IsADirectoryError|PermissionError|OSError", "`ls -lL` the path that the message names, as the user of the process and inside the container."),
+    (r"Connection\w*Error|Timeout\w*|ConnectError|RemoteDisconnected|HTTP\w*Error", "Check that the other side runs and is reachable from this host and container (`curl -v`, `nc -vz HOST PORT`); look at its own log at this time."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """An exception in a log: its line, its words, and the frame that raised it."""
+
+    number: int
+    said: Spoken
+    type: str
+    words: str
+    frame: str = ""
+    package: str = ""
+
+
+def find(case: Case, found: list[Finding]) -> list[Finding]:
+    """The exception that ended the program, where nothing known explains it. Empty where a known cause was found."""
+    if any(f.rule.depth < LAST and at_least(f.severity, "critical") for f in found):
+        return []
+    crashes: list[Finding] = []
+    for source in case.sources.values():
+        ends = [f for f in found if f.rule.depth >= LAST and source.name in f.files]
+        crash = _before(source, ends) if ends else _at_end(source)
+        if crash is not None:
+            crashes.append(_finding(case, source, crash))
+    return crashes[:1] if len(crashes) < 2 else [min(crashes, key=lambda f: (f.first or 0.0, f.evidence[0].line))]
+
+
+def _lines(source: LogSource) -> tuple[int, list[Spoken]]:
+    """(number of the first kept line, the last lines of a log without wrapping)."""
+    raw = source.tail.splitlines()[-(BACK_LINES * 8) :]
+    return source.lines - len(raw) + 1, [read(line[:4000]) for line in raw]
+
+
+def _before(source: LogSource, ends: list[Finding]) -> Crash | None:
+    """The first exception of the crash whose last words are `ends`."""
+    first, lines = _lines(source)
+    last = max(e.line for f in ends for e in f.evidence if e.file == source.name)
+    start = min(e.line for f in ends for e in f.evidence if e.file == source.name)
+    stamp = next((f.first for f in ends if f.first is not None), None)
+    for crash in _crashes(first, lines):
+        if crash.number < start - BACK_LINES or crash.number > last + TAIL_LINES:
+            continue
+        if stamp is not None and crash.said.stamp is not None and abs(crash.said.stamp - stamp) > SAME_CRASH_S:
+            continue
+        return crash
+    return None
+
+
+def _at_end(source: LogSource) -> Crash | None:
+    """An exception after which the log says nothing more of normal work."""
+    if "Traceback" not in source.tail:
+        return None
+    first, lines = _lines(source)
+    for crash in reversed(list(_crashes(first, lines))):
+        rest = lines[crash.number - first + 1 :]
+        if len(rest) <= TAIL_LINES and not any(_LOG_LINE.search(said.text[:80]) for said in rest):
+            return crash
+        break
+    return None
+
+
+def _crashes(first: int, lines: list[Spoken]) -> Iterator[Crash]:
+    """Every uncaught-looking exception: a line `Type: words` under a traceback, wrappers left out."""
+    trace = -1_000
+    frame = package = ""
+    for at, said in enumerate(lines):
+        text = _LEVEL.sub("", said.text, count=1)
+        if "Traceback (most recent call last)" in text:
+            trace = at
+        elif frames := _FRAME.search(text):
+            trace, frame, package = (
+                at,
+                f"{frames['name']} ({frames['path']}:{frames['line']})",
+                _package(frames["path"]),
+            )
+        elif (match := _EXCEPTION.match(text)) and (at - trace <= 40 or _INNER.search(text)):
+            inner = _INNER.search(text)
+            if inner is None and _WRAPPER.search(text):
+                continue
+            words = inner["words"] if inner else match["words"]
+            if not words.strip() or words.rstrip().endswith(("ModelConfig", "EngineArgs", "Config", "ServerArgs")):
+                words = f"{words} {lines[at + 1].text.strip() if at + 1 < len(lines) else ''}".strip()
+            yield Crash(first + at, said, match["type"].rsplit(".", 1)[-1], words[:400], frame, package)
+
+
+def _package(path: str) -> str:
+    """The installed package of a source file; its last part where it is not installed."""
+    found = re.search(r"(?:site|dist)-packages/(?P<name>\w+)", path)
+    return found["name"] if found else path.rsplit("/", 1)[-1]
+
+
+def advice(type_: str) -> str:
+    """What to try for an exception of that type."""
+    return next((text for pattern, text in _ADVICE if re.fullmatch(pattern, type_)), _OTHER)
+
+
+def _finding(case: Case, source: LogSource, crash: Crash) -> Finding:
+    rule = catalogue()["EXCEPTION"]
+    where = f", raised by {crash.frame}" if crash.frame else ""
+    said = crash.said
+    rank = next((r for r in (said.rank, source.rank) if r is not None), None)
+    finding = Finding(
+        rule, f"The program ended on {crash.type}: {crash.words[:120]}", f"{crash.type}: «{crash.words}»{where}. It is the first error of the crash; what follows are its effects.",
+        advice(crash.type), rule.verify, rule.severity, said.host or source.host, ranks=(rank,) if rank is not None else (),
+        evidence=[Evidence(source.name, crash.number, said.shown.strip()[:600])],
+    )  # fmt: skip
+    finding.first = finding.last = said.stamp
+    finding.files = {source.name}
+    return finding
