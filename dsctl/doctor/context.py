@@ -102,7 +102,13 @@ def _name_hosts(case: Case) -> None:
     """A file that names no host belongs to the host whose name its path carries, where another log has told that name."""
     hosts = {known.host for known in case.sources.values() if known.host}
     hosts |= {hit.said.host for hit in case.hits if hit.said.host and hit.said.host[0].isalpha()}
+    told: dict[str, set[str]] = {}
+    for hit in case.hits:
+        if hit.said.host and hit.said.host[0].isalpha():
+            told.setdefault(hit.file, set()).add(hit.said.host)
     for known in case.sources.values():
+        if not known.host and len(told.get(known.name, ())) == 1:
+            (known.host,) = told[known.name]
         if not known.host:
             words = re.split(r"[/_.]", known.name)
             known.host = next((word for word in reversed(words) if word in hosts), "")

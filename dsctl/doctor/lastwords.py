@@ -19,16 +19,29 @@ _LEVEL = re.compile(
     r"^(?:\[[^\]\n]{8,40}\] )?(?:(?:ERROR|CRITICAL|WARNING|INFO):? +)?(?:\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? )?"
     r"(?:\[[\w./]+:\d+\]|[\w./]+:\d+\]) ?"
 )
-_EXCEPTION = re.compile(r"^(?P<type>(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit|Failure)): ?(?P<words>.*)$")
+_EXCEPTION = re.compile(r"^(?P<type>(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit|Failure|Timeout)): ?(?P<words>.*)$")
 _FRAME = re.compile(r'File "(?P<path>[^"\n]+)", line (?P<line>\d+), in (?P<name>[\w<>.]+)')
 _INNER = re.compile(r"[Ww]orker failed with error '(?P<words>.{3,400}?)'(?:,|$)")
 _WRAPPER = re.compile(
     r"EngineDeadError|AsyncEngineDeadError|EngineCore encountered|[Ee]ngine core initialization failed|WorkerProc initialization failed"
     r"|ChildFailedError|SystemExit|KeyboardInterrupt|CancelledError|RayTaskError|RPC call to|RayActorError|ActorDiedError|BrokenPipeError|EOFError: *$"
 )
+_OTHERS = tuple(  # what programs that are not Python say when they end
+    (type_, re.compile(pattern))
+    for type_, pattern in (
+        ("C++ exception", r"^\s*what\(\): +(?P<words>.{3,400})$"),
+        ("panic", r"^(?:panic: |thread '[^']{1,60}' panicked at )(?P<words>.{3,400})$"),
+        ("Docker's error", r"Error response from daemon: (?P<words>.{3,400})$"),
+        ("Kubernetes event", r"^\s*Warning\s+(?:Failed\w*|BackOff|InspectFailed|NetworkNotReady)\s.*?(?:kubelet|scheduler|controller)\S*,?\s+(?P<words>.{3,300})$"),
+        ("fatal error", r"^(?:[\w./-]{1,60}: )?(?:FATAL|[Ff]atal(?: error)?):? +(?P<words>(?!Python).{3,300})$"),
+    )
+)  # fmt: skip
 _LOG_LINE = re.compile(r"\b(?:INFO|DEBUG)\b")
 _OTHER = "Search for the message in the engine's issues for exactly this version; update to its newest patch release; leave out the option or feature that the traceback passes through."
 _ADVICE: tuple[tuple[str, str], ...] = (
+    (r"Docker's error", "The quoted words are Docker's own: check the image, path, device, port or runtime they name on that host (`docker info`, `journalctl -u docker -n 50`), then start the container again."),
+    (r"Kubernetes event", "`kubectl describe pod` and `kubectl get events` on that pod: correct what the quoted words name (image, secret, volume, node), then delete the pod so that it is made anew."),
+    (r"C\+\+ exception|panic|fatal error", "Native code stopped here: install engine, torch and extensions as one matching set (the engine's image), then search for the quoted words in its issues for this version."),
     (r"AttributeError|TypeError|ImportError|ModuleNotFoundError", "Packages of different generations meet here: install the versions that the engine pins (`pip check`; transformers, tokenizers and torch first), in a clean environment or the engine's own image."),
     (r"ValueError|ValidationError|AssertionError|NotImplementedError|ConfigError|ArgumentError", "The program refuses a setting, a file or a card: change the option or file that the message names (`--help` of the installed version lists what is allowed); if it is about the model, use an engine release that lists it."),
     (r"KeyError|IndexError", "What is looked up is missing in the data or configuration: compare the file that the traceback reads with what the program expects (names of columns, keys, layers)."),
@@ -57,9 +70,20 @@ def find(case: Case, found: list[Finding]) -> list[Finding]:
     for source in case.sources.values():
         ends = [f for f in found if f.rule.depth >= LAST and source.name in f.files]
         crash = _before(source, ends) if ends else _at_end(source)
-        if crash is not None:
-            crashes.append(_finding(case, source, crash))
-    return crashes[:1] if len(crashes) < 2 else [min(crashes, key=lambda f: (f.first or 0.0, f.evidence[0].line))]
+        if crash is not None and not _is_told(crash, found):
+            crashes.append(_finding(source, crash, "The program ended on" if ends else "The log ends on"))
+    return sorted(crashes, key=lambda f: (f.first or 0.0, f.evidence[0].line))[:1]
+
+
+def _is_told(crash: Crash, found: list[Finding]) -> bool:
+    """True when a rule has judged that very line already."""
+    rules = {f.rule.id: f.rule for f in found if f.rule.depth < LAST and f.rule.literals}
+    text = crash.said.text
+    low = text.lower()
+    known = any(any(word in low for word in rule.literals) and rule.regex.search(text) for rule in rules.values())
+    return known or any(
+        e.text == crash.said.shown.strip()[:600] for f in found for e in f.evidence if f.rule.id in rules
+    )
 
 
 def _lines(source: LogSource) -> tuple[int, list[Spoken]]:
@@ -84,9 +108,7 @@ def _before(source: LogSource, ends: list[Finding]) -> Crash | None:
 
 
 def _at_end(source: LogSource) -> Crash | None:
-    """An exception after which the log says nothing more of normal work."""
-    if "Traceback" not in source.tail:
-        return None
+    """An error after which the log says nothing more of normal work."""
     first, lines = _lines(source)
     for crash in reversed(list(_crashes(first, lines))):
         rest = lines[crash.number - first + 1 :]
@@ -104,13 +126,17 @@ def _crashes(first: int, lines: list[Spoken]) -> Iterator[Crash]:
         text = _LEVEL.sub("", said.text, count=1)
         if "Traceback (most recent call last)" in text:
             trace = at
+        elif crash := _other(first + at, said, text):
+            yield crash
         elif frames := _FRAME.search(text):
             trace, frame, package = (
                 at,
                 f"{frames['name']} ({frames['path']}:{frames['line']})",
                 _package(frames["path"]),
             )
-        elif (match := _EXCEPTION.match(text)) and (at - trace <= 40 or _INNER.search(text)):
+        elif (match := _EXCEPTION.match(text)) and (
+            at - trace <= 40 or _INNER.search(text) or (at >= len(lines) - 3 and text == said.text)
+        ):
             inner = _INNER.search(text)
             if inner is None and _WRAPPER.search(text):
                 continue
@@ -118,6 +144,13 @@ def _crashes(first: int, lines: list[Spoken]) -> Iterator[Crash]:
             if not words.strip() or words.rstrip().endswith(("ModelConfig", "EngineArgs", "Config", "ServerArgs")):
                 words = f"{words} {lines[at + 1].text.strip() if at + 1 < len(lines) else ''}".strip()
             yield Crash(first + at, said, match["type"].rsplit(".", 1)[-1], words[:400], frame, package)
+
+
+def _other(number: int, said: Spoken, text: str) -> Crash | None:
+    for type_, pattern in _OTHERS:
+        if found := pattern.search(text):
+            return Crash(number, said, type_, found["words"].strip())
+    return None
 
 
 def _package(path: str) -> str:
@@ -131,13 +164,13 @@ def advice(type_: str) -> str:
     return next((text for pattern, text in _ADVICE if re.fullmatch(pattern, type_)), _OTHER)
 
 
-def _finding(case: Case, source: LogSource, crash: Crash) -> Finding:
+def _finding(source: LogSource, crash: Crash, how: str) -> Finding:
     rule = catalogue()["EXCEPTION"]
     where = f", raised by {crash.frame}" if crash.frame else ""
     said = crash.said
     rank = next((r for r in (said.rank, source.rank) if r is not None), None)
     finding = Finding(
-        rule, f"The program ended on {crash.type}: {crash.words[:120]}", f"{crash.type}: «{crash.words}»{where}. It is the first error of the crash; what follows are its effects.",
+        rule, f"{how} {crash.type}: {crash.words[:120]}", f"{crash.type}: «{crash.words}»{where}. It is the first error of the crash; what follows are its effects.",
         advice(crash.type), rule.verify, rule.severity, said.host or source.host, ranks=(rank,) if rank is not None else (),
         evidence=[Evidence(source.name, crash.number, said.shown.strip()[:600])],
     )  # fmt: skip

@@ -159,7 +159,7 @@ def engine(text: str) -> str:
     """Which program's frames or words stand in `text`: vllm, sglang, dsctl, transformers or ""."""
     for name, words in (
         ("sglang", ("sglang/srt", "sglang.srt", "sglang.launch_server", "ServerArgs(", "mem_fraction_static")),
-        ("vllm", ("/vllm/", "vllm serve", "vllm.entrypoints", "EngineCore", "[gpu_model_runner.py", "[core.py", "vllm.engine", "(VllmWorker", "gpu_memory_utilization")),
+        ("vllm", ("/vllm/", "vllm serve", "vllm.entrypoints", "EngineCore", "[gpu_model_runner.py", "[core.py", "vllm.engine", "(VllmWorker", "(Worker_TP", "(Worker_DP", "(Worker_PP", "[multiproc_executor.py", "gpu_memory_utilization")),
         ("dsctl", ("engine/core/", "engine.core", "engine/running/")),
         ("transformers", ("transformers/", "accelerate/", "diffusers/")),
     ):  # fmt: skip

@@ -95,6 +95,25 @@ def core_signal(match: Match, _case: Case) -> Words | None:
     )
 
 
+def ib_event(match: Match, _case: Case) -> Words | None:
+    """A port error is fatal for the job, a changed GID table may not be."""
+    return Words(severity="critical") if re.search(r"fatal event|port error", match.hit.said.text) else None
+
+
+def mpi(match: Match, _case: Case) -> Words | None:
+    """The rank and host that mpirun names."""
+    return Words(host=match.groups["host"], ranks=(int(match.groups["rank"][:6]),))
+
+
+def nccl_words(match: Match, _case: Case) -> Words | None:
+    """What NCCL itself said about its failure: the line after 'Last error', or its last warning before."""
+    told = re.search(r"Last error:\s*\n?(?:\[rank\d+\]:\s*)?(?:[^\n]{0,80}\] )?(?P<v>[^\n]{4,240})", match.hit.window)
+    if told is None:
+        warned = (re.search(r"NCCL WARN (?P<v>[^\n]{4,240})", line) for line in reversed(match.hit.before))
+        told = next((found for found in warned if found), None)
+    return Words(cause=f"{match.rule.cause} NCCL's own words: «{told['v'].strip()}».") if told else None
+
+
 def elastic(match: Match, _case: Case) -> Words | None:
     """torchrun's report: which rank on which host failed first, and how."""
     window = match.hit.window
@@ -157,6 +176,6 @@ BY_NAME: dict[str, Refine] = {
     "torch_oom": memorycase.torch_oom, "bare_oom": memorycase.bare_oom, "vllm_kv": memorycase.vllm_kv, "vllm_kv_tokens": memorycase.vllm_kv_tokens,
     "vllm_noblocks": memorycase.vllm_noblocks, "vllm_startfree": memorycase.vllm_startfree, "vllm_sampler": memorycase.vllm_sampler,
     "sglang_start": memorycase.sglang_start, "sglang_capture": memorycase.sglang_capture, "host_alloc": memorycase.host_alloc,
-    "oomkill": memorycase.oomkill, "xid": xid_line, "tp_heads": tp_heads, "exit_signal": exit_signal, "core_signal": core_signal, "elastic": elastic, "aer": aer,
+    "oomkill": memorycase.oomkill, "xid": xid_line, "tp_heads": tp_heads, "exit_signal": exit_signal, "core_signal": core_signal, "nccl_words": nccl_words, "mpi": mpi, "ib_event": ib_event, "elastic": elastic, "aer": aer,
     "shm": shm, "shmbc": shmbc, "barrier": barrier,
 }  # fmt: skip
