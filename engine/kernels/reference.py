@@ -37,28 +37,41 @@ def mlp_rows(x: Tensor, w: Mlp, tile: int) -> Tensor:
 
 
 def moe(x: Tensor, ids: Tensor, weights: Tensor, experts: Sequence[Mlp], tile: int) -> Tensor:
-    """Σ over the chosen experts, in top-k order, of weight · expert(x): rows of one expert share its tiles."""
+    """Σ over the chosen experts, in top-k order, of weight · expert(x)."""
     tokens, top_k = ids.shape
-    flat = ids.reshape(-1).numpy()
+    outputs = expert_rows(x[:tokens].repeat_interleave(top_k, dim=0), ids.reshape(-1), experts, tile)
+    return top_k_sum(outputs.view(tokens, top_k, -1), weights)
+
+
+def top_k_sum(outputs: Tensor, weights: Tensor) -> Tensor:
+    """Σ over k, in order, of weights [N, k] · outputs [N, k, hidden]."""
+    chosen = outputs * weights[:, :, None]
+    total = chosen[:, 0]
+    for choice in range(1, chosen.shape[1]):
+        total = total + chosen[:, choice]
+    return total
+
+
+def expert_rows(x: Tensor, ids: Tensor, experts: Sequence[Mlp], tile: int) -> Tensor:
+    """Row by row experts[ids[i]](x[i]): rows of one expert share its tiles."""
+    if not ids.numel():
+        return x
+    flat = ids.numpy()
     order = np.argsort(flat, kind="stable")
     counts = np.bincount(flat, minlength=len(experts))
     padded = -(-counts // tile) * tile
     offset = np.cumsum(padded) - padded - (np.cumsum(counts) - counts)
-    place = np.empty(flat.size, dtype=np.int64)  # where each (token, choice) pair lies in the padded rows
+    place = np.empty(flat.size, dtype=np.int64)  # where each row lies among the padded ones
     place[order] = np.arange(flat.size) + offset[flat[order]]
     at = torch.from_numpy(place)
     rows = x.new_zeros(int(padded.sum()), x.shape[1])
-    rows[at] = x[:tokens].repeat_interleave(top_k, dim=0)
+    rows[at] = x
     active = np.flatnonzero(counts).tolist()
     spans = padded[active].tolist()
     inner = [linear_rows(part, experts[e].gate_up, tile) for e, part in zip(active, rows.split(spans), strict=True)]
     acted = silu_mul(torch.cat(inner))
     outer = [linear_rows(part, experts[e].down, tile) for e, part in zip(active, acted.split(spans), strict=True)]
-    chosen = torch.cat(outer)[at, : x.shape[1]].view(tokens, top_k, -1) * weights[:, :, None]
-    total = chosen[:, 0]
-    for choice in range(1, top_k):
-        total = total + chosen[:, choice]
-    return total
+    return torch.cat(outer)[at, : x.shape[1]]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -87,6 +100,8 @@ REFERENCE = Ops(
     linear_rows=linear_rows,
     mlp_rows=mlp_rows,
     moe=moe,
+    expert_rows=expert_rows,
+    top_k_sum=top_k_sum,
     rms_norm=rms_norm,
     rope=rope,
     heads_rows=heads_rows,

@@ -33,6 +33,9 @@ class Ops:
     mlp_rows: Callable[[Tensor, Mlp, int], Tensor]  # x [T, hidden], w, tile → [T, hidden]
     # x [T, hidden], ids int64 [N, k], weights [N, k], experts, tile → Σ over k in order [N, hidden]
     moe: Callable[[Tensor, Tensor, Tensor, Sequence[Mlp], int], Tensor]
+    # x [P, hidden], ids int64 [P], experts, tile → [P, hidden]: the summands of `moe`, unweighted
+    expert_rows: Callable[[Tensor, Tensor, Sequence[Mlp], int], Tensor]
+    top_k_sum: Callable[[Tensor, Tensor], Tensor]  # outputs [N, k, hidden], weights [N, k] → [N, hidden], in order of k
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]  # x [T, n], weight [n], eps → [T, n]
     rope: Callable[[Tensor, Tensor, Tensor], Tensor]  # x [T, …, r] interleaved, cos [T, r], ±sin [T, r] → [T, …, r]
     heads_rows: Callable[[Tensor, Tensor, int], Tensor]  # x [T, heads, n], w [heads, n, m], tile → [T, heads, m]

@@ -16,6 +16,7 @@ from engine.layers.experts import Dense, Experts
 from engine.layers.mla import Mla
 from engine.layers.rotary import Rotary
 from engine.layers.rows import Layout, Rows, split_roles
+from engine.parallel.collectives import WHOLE, Links
 from engine.spec.model import ModelSpec
 
 WIDE = 1024  # hidden sizes from here on stream their weights from memory: prompt rows then share them in larger tiles
@@ -30,12 +31,13 @@ class Layer:
     attention: Mla
     output_norm: Tensor  # [hidden]
     feed_forward: Dense | Experts
+    links: Links = WHOLE
 
     def forward(self, x: Tensor, rows: Rows, cache: Tensor, eps: float) -> Tensor:
         """x [T, hidden] → [T, hidden]."""
-        norm = self.attention.ops.rms_norm
-        x = x + self.attention.forward(norm(x, self.input_norm, eps), rows, cache)
-        return x + self.feed_forward.forward(norm(x, self.output_norm, eps), rows)
+        norm, total = self.attention.ops.rms_norm, self.links.tensor.sum
+        x = x + total(self.attention.forward(norm(x, self.input_norm, eps), rows, cache))
+        return x + total(self.feed_forward.forward(norm(x, self.output_norm, eps), rows))
 
     def matrices(self) -> Iterator[Packed]:
         """Every packed matrix of the layer."""
@@ -66,6 +68,7 @@ class Model:
     cache_dtype: torch.dtype
     numerics: str  # everything that decides the bits of a logit
     skipped_mtp_tensors: int = 0
+    links: Links = WHOLE  # of a part of a model: the other parts
 
     def new_cache(self, num_blocks: int, block_size: int) -> LatentCache:
         """An empty cache of `num_blocks` blocks."""
@@ -74,7 +77,10 @@ class Model:
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch, cache: LatentCache) -> Tensor:
-        """Logits float32 [S, vocab] of `batch.rows`; the latents of all rows are written to `cache`."""
+        """Logits float32 [S, vocab] of `batch.rows`; the latents of all rows are written to `cache`.
+
+        A part of a model takes part in its group's step; only rank 0 gets the logits.
+        """
         threads = torch.get_num_threads()
         if not self.serial or threads == 1:
             return self._forward(batch, cache)
@@ -88,18 +94,42 @@ class Model:
         prompt_tile = max(self.tile, WIDE_TILE) if self.spec.hidden_size >= WIDE else self.tile
         layout = Layout(prompt_tile, self.tile, self.rotary, self.spec.num_heads)
         hidden = torch.empty(batch.token_ids.numel(), self.spec.hidden_size)
+        place = self.links.place
         for rows in split_roles(batch, cache, layout):
-            x = self.embedding.index_select(0, rows.token_ids).float()
+            x = self._embed(rows.token_ids) if place.is_first else self.links.take_over(*self._shape(rows))
             for layer, latents in zip(self.layers, cache.layers, strict=True):
                 x = layer.forward(x, rows, latents, self.spec.rms_eps)
-            hidden[rows.index] = x[: rows.count]
-        return self._logits(hidden.index_select(0, batch.rows))
+            if place.is_last:
+                hidden[rows.index] = x[: rows.count]
+            else:
+                self.links.hand_over(x)
+        logits = self._logits(hidden.index_select(0, batch.rows)) if place.is_last else None
+        return self.links.logits_home(logits, batch.rows.numel(), self.spec.vocab_size)
+
+    def _shape(self, rows: Rows) -> tuple[int, int]:
+        return rows.token_ids.numel(), self.spec.hidden_size
+
+    def _embed(self, token_ids: Tensor) -> Tensor:
+        """float32 [T, hidden]; a divided vocabulary adds one rank's row and the zeros of the others."""
+        tensor = self.links.place.tensor
+        if tensor.size == 1:
+            return self.embedding.index_select(0, token_ids).float()
+        own = tensor.share(self.spec.vocab_size)
+        is_own = (token_ids >= own.start) & (token_ids < own.stop)
+        rows = self.embedding.index_select(0, torch.where(is_own, token_ids - own.start, 0)).float()
+        return self.links.tensor.sum(rows * is_own[:, None])
 
     def _logits(self, hidden: Tensor) -> Tensor:
         count = hidden.shape[0]
         padded = torch.nn.functional.pad(hidden, (0, 0, 0, -count % self.tile))
         normed = self.ops.rms_norm(padded, self.final_norm, self.spec.rms_eps)
-        return self.ops.linear_rows(normed, self.head, self.tile)[:count, : self.spec.vocab_size].contiguous()
+        logits = self.ops.linear_rows(normed, self.head, self.tile)[:count, : self.head.outputs].contiguous()
+        tensor = self.links.place.tensor
+        if tensor.size == 1:
+            return logits
+        shares = [len(replace(tensor, index=index).share(self.spec.vocab_size)) for index in range(tensor.size)]
+        even = torch.nn.functional.pad(logits, (0, max(shares) - logits.shape[1]))
+        return torch.cat([part[:, :n] for part, n in zip(self.links.tensor.gather(even), shares, strict=True)], 1)
 
     @property
     def weight_bytes(self) -> int:

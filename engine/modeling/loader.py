@@ -27,6 +27,8 @@ from engine.modeling.checkpoint import check_entries, fingerprint, open_reader, 
 from engine.modeling.deepseek import Layer, Model
 from engine.modeling.fused import FusedModel, LayerBuilder
 from engine.modeling.tensors import Shapes, expected_shapes
+from engine.parallel.collectives import WHOLE, Links
+from engine.parallel.shards import local_spec, part_of
 from engine.quant.packfile import Direct, Packing, packed
 from engine.quant.policy import rounded
 from engine.spec.config import EngineConfig
@@ -39,6 +41,18 @@ PACK_FROM = 64 << 20  # bytes of quantised weights from which on they are kept i
 
 Get = Callable[[str], Tensor]
 Loaded = Model | FusedModel
+
+
+def load_part(config: EngineConfig, links: Links) -> Model:
+    """The part of config.model that one of several ranks holds, on the reference kernels."""
+    spec = read_spec(config.model)
+    expected = expected_shapes(spec)
+    model_dir = Path(config.model)
+    entries = read_entries(model_dir)
+    skipped = check_entries(entries, expected, spec, model_dir)
+    policy = resolve(config.quantization, model_dir, spec)
+    with open_reader(entries, spec) as reader:
+        return _Builder(spec, config, policy, reader.get, links=links).build(fingerprint(model_dir, entries), skipped)
 
 
 def load(config: EngineConfig) -> Loaded:
@@ -153,20 +167,27 @@ class _Builder(_Source):
     """Turns named tensors into packed layers for the reference, with the values that quantised weights have."""
 
     ops: Ops = REFERENCE
+    links: Links = WHOLE  # of a part of a model: what it holds, and who holds the rest
 
     def _matrix(self, name: str) -> Tensor:
-        return rounded(self._get(name), self.policy.of_tensor(name))
+        """This rank's part; rounded before it is cut, so that scales do not depend on how many ranks there are."""
+        return self._cut(name, rounded(self._get(name), self.policy.of_tensor(name)))
+
+    def _cut(self, name: str, whole: Tensor) -> Tensor:
+        part = part_of(name, self.spec, self.links.place)
+        return whole if part is None else whole.narrow(part.dim, part.span.start, len(part.span)).clone()
 
     @torch.inference_mode()
     def build(self, checkpoint: str, skipped: int = 0) -> Model:
         """The model, with the tile that keeps products row-wise on this machine."""
         spec = self.spec
-        embedding = self._get("model.embed_tokens.weight")
+        table = "model.embed_tokens.weight"
+        embedding = self._cut(table, self._get(table))
         head = embedding if spec.tied else self._matrix("lm_head.weight")
-        layers = tuple(self._layer(index) for index in range(spec.num_layers))
+        layers = tuple(self._layer(index) for index in self.links.place.pipeline.share(spec.num_layers))
         packed_head = pack(head, self._held)
         matrices = (*(w for layer in layers for w in layer.matrices()), packed_head)
-        tile = narrowest_tile({(w.inputs, w.width): w for w in matrices})
+        tile = self.links.largest(narrowest_tile({(w.inputs, w.width): w for w in matrices}))
         positions = self.config.max_model_len or spec.max_positions
         return Model(
             spec=spec,
@@ -179,8 +200,9 @@ class _Builder(_Source):
             tile=tile,
             serial=is_small(spec),
             cache_dtype=self._latents(),
-            numerics=self._numerics(checkpoint, self.ops.name, str(tile)),
+            numerics=self._numerics(checkpoint, self.ops.name, str(tile), *self.links.numerics),
             skipped_mtp_tensors=skipped,
+            links=self.links,
         )
 
     def _layer(self, index: int) -> Layer:
@@ -191,10 +213,11 @@ class _Builder(_Source):
             attention=self._attention(f"{prefix}self_attn."),
             output_norm=self._get(f"{prefix}post_attention_layernorm.weight").clone(),
             feed_forward=Dense(self.ops, self._mlp(f"{prefix}mlp.")) if dense else self._experts(f"{prefix}mlp."),
+            links=self.links,
         )
 
     def _attention(self, prefix: str) -> Mla:
-        spec = self.spec
+        spec = local_spec(self.spec, self.links.place)
         queries = f"{prefix}q_a_proj.weight" if spec.q_rank else f"{prefix}q_proj.weight"
         down = torch.cat((self._matrix(queries), self._matrix(f"{prefix}kv_a_proj_with_mqa.weight")))
         expand = self._matrix(f"{prefix}kv_b_proj.weight")
@@ -223,8 +246,11 @@ class _Builder(_Source):
         return Experts(
             ops=self.ops,
             router=Router(router, self.ops, pack(self._get(f"{prefix}gate.weight")), bias),
-            routed=tuple(self._mlp(f"{prefix}experts.{expert}.") for expert in range(router.experts)),
+            routed=tuple(
+                self._mlp(f"{prefix}experts.{expert}.") for expert in self.links.place.expert.share(router.experts)
+            ),
             shared=self._mlp(f"{prefix}shared_experts.") if self.spec.shared_experts else None,
+            group=self.links.expert,
         )
 
 

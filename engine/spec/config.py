@@ -10,6 +10,10 @@ from engine.spec.errors import ConfigError
 Dtype = Literal["float32", "bfloat16"]
 Kernels = Literal["reference", "cpu"]
 QUANTIZATIONS = ("auto", "none", "int8", "int4")  # or the path of a policy file
+_AT_LEAST_ONE = (
+    "max_num_seqs", "max_num_batched_tokens", "block_size",
+    "tensor_parallel_size", "expert_parallel_size", "pipeline_parallel_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +42,12 @@ class EngineConfig:
     load_format: Literal["safetensors", "dummy"] = "safetensors"
     kernels: Kernels = "reference"  # cpu: compiled for this machine, or the reference where no compiler is
     quantization: str = "auto"  # none, int8, int4, a policy file; auto: what the checkpoint says (engine.spec.policy)
+    tensor_parallel_size: int = 1  # ranks among which heads, inner sizes and the vocabulary are divided
+    expert_parallel_size: int = 1  # ranks among which the routed experts are divided
+    pipeline_parallel_size: int = 1  # ranks among which the layers are divided
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("max_model_len", "kv_cache_tokens", "max_queue", "max_queue_delay_ms", "threads"):
@@ -54,6 +61,11 @@ class EngineConfig:
             raise ConfigError(
                 f"quantization is {self.quantization!r}; choose {', '.join(QUANTIZATIONS)} or name a policy file"
             )
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that compute one replica."""
+        return self.tensor_parallel_size * self.expert_parallel_size * self.pipeline_parallel_size
 
     @property
     def queue_limit(self) -> int:
