@@ -13,9 +13,11 @@ import torch
 
 from engine.caching.pool import BlockPool
 from engine.core import faults, machine
+from engine.core.ranks import Ranks
 from engine.layers.cache import LatentCache
 from engine.modeling import loader, selfcheck
 from engine.modeling.loader import Loaded
+from engine.modeling.parted import NumberedCache, PartedModel
 from engine.running.runner import Runner
 from engine.scheduling.admission import Limits
 from engine.scheduling.scheduler import Scheduler
@@ -72,16 +74,25 @@ def _plan(config: EngineConfig) -> MemoryPlan:
     """What loading will take, said before it is taken. Raises CapacityError when it would not fit."""
     spec = read_spec(config.model)
     policy = resolve(config.quantization, Path(config.model), spec)
-    free = machine.free_bytes()
+    # every rank has its own copy of what is not divided: each is given its share of what is free
+    free = machine.free_bytes() // config.world_size
     plan = plan_memory(spec, config, free, policy, packed=loader.library_of(config) is not None)
     log.info("plan: %s; %.2f GiB are free; quantisation %s", plan, free / GIB, policy.name)
     return plan
 
 
-def _load(config: EngineConfig, plan: MemoryPlan) -> tuple[Loaded, LatentCache]:
+def _parted(config: EngineConfig) -> PartedModel:
+    """The model on as many processes as the config says; they live as long as this one."""
+    threads = max(1, torch.get_num_threads() // config.world_size)
+    ranks = Ranks(config.world_size, threads).start()
+    log.info("ranks 1 to %d are %s, %d threads each", config.world_size - 1, ranks.pids, threads)
+    return ranks.load(config)
+
+
+def _load(config: EngineConfig, plan: MemoryPlan) -> tuple[Loaded | PartedModel, LatentCache | NumberedCache]:
     """Model and cache. Raises CapacityError when the memory that was free a moment ago is not there any more."""
     try:
-        model = loader.load(config)
+        model = loader.load(config) if config.world_size == 1 else _parted(config)
         return model, model.new_cache(plan.num_blocks, config.block_size)
     except RuntimeError as error:  # what torch raises for want of memory
         if "allocate" not in str(error):
@@ -92,7 +103,7 @@ def _load(config: EngineConfig, plan: MemoryPlan) -> tuple[Loaded, LatentCache]:
         ) from error
 
 
-def numerics_id(model: Loaded) -> str:
+def numerics_id(model: Loaded | PartedModel) -> str:
     """Hash of everything that decides a token: equal ids may continue each other's sequences."""
     parts = (model.numerics, str(SAMPLING_VERSION), torch.__version__, np.__version__)
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]

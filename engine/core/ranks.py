@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -36,10 +38,15 @@ _ERRORS = {error.__name__: error for error in (CapacityError, CheckpointError, C
 
 
 class Ranks:
-    """Ranks 1 … world − 1 as processes of this machine; this process is rank 0."""
+    """Ranks 1 … world − 1 as processes of this machine; this process is rank 0.
 
-    def __init__(self, world: int, threads: int) -> None:
+    `on_lost` runs, in a thread, when a rank is gone: the group is broken then, and this process ends with it.
+    """
+
+    def __init__(self, world: int, threads: int, on_lost: Callable[[], None] | None = None) -> None:
         self._world = world
+        self._on_lost = on_lost or (lambda: os._exit(EXIT_RANK_LOST))
+        self._loss = threading.Event()
         self._threads = threads
         self._processes: list[subprocess.Popen[bytes]] = []
         self._sockets: list[socket.socket] = []
@@ -51,9 +58,13 @@ class Ranks:
         self._news = threading.Condition()
 
     def __enter__(self) -> Self:
-        """Start them and meet."""
+        """Start them; they end at the end of the block."""
+        return self.start()
+
+    def start(self) -> Self:
+        """Start the processes and meet; without `close` they end with this process."""
         for rank in range(1, self._world):
-            self._start(rank)
+            self._spawn(rank)
         store = TCPStore("127.0.0.1", 0, self._world, is_master=True, wait_for_workers=False)
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
         for rank, sock in enumerate(self._sockets, 1):
@@ -74,7 +85,7 @@ class Ranks:
         """Of ranks 1 and up."""
         return [process.pid for process in self._processes]
 
-    def _start(self, rank: int) -> None:
+    def _spawn(self, rank: int) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "engine.core.rank", "--fd", str(theirs.fileno())]
@@ -92,14 +103,24 @@ class Ranks:
         check_divides(read_spec(config.model), config)
         self.tell(LoadPart(config))
         torch.set_num_threads(self._threads)
-        part = loader.load_part(config, links(place_of(0, config)))
-        with self._news:
-            self._news.wait_for(lambda: all(self._answers), COLLECTIVE_S)
-            answers = [waiting.pop(0) for waiting in self._answers if waiting]
+        try:
+            part = loader.load_part(config, links(place_of(0, config)))
+        finally:
+            answers = self._take_answers()
         for rank, answer in enumerate(answers, 1):
             if answer.error:
                 raise _ERRORS.get(answer.kind, EngineError)(f"rank {rank}: {answer.error}")
-        return PartedModel(part, self.tell)
+        return PartedModel(part, self.tell, self._await_loss)
+
+    def _take_answers(self) -> list[Loaded]:
+        """One of every other rank."""
+        with self._news:
+            self._news.wait_for(lambda: all(self._answers), COLLECTIVE_S)
+            return [waiting.pop(0) for waiting in self._answers if waiting]
+
+    def _await_loss(self) -> None:
+        """A step broke: give the watch the time to say which rank is to blame."""
+        self._loss.wait(2 * SILENCE_S)
 
     def tell(self, order: Order) -> None:
         """Send one order to all other ranks; one that cannot be reached is lost."""
@@ -114,7 +135,8 @@ class Ranks:
         """End the other ranks: they stop when their socket closes."""
         self._is_closing = True
         for sock in self._sockets:
-            sock.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # its rank is gone already
+                sock.shutdown(socket.SHUT_RDWR)
         for process in self._processes:
             try:
                 process.wait(5)
@@ -123,7 +145,8 @@ class Ranks:
                 process.wait()
         for sock in self._sockets:
             sock.close()
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
     def _listen(self, rank: int) -> None:
         """Hear one rank until its socket ends."""
@@ -169,9 +192,10 @@ class Ranks:
 
     def _lost(self, rank: int, what: str) -> None:
         """The group is broken: end this process, and with it all ranks; the API process starts a new group."""
+        self._is_closing = True  # one loss is reported, not those that follow from it
         log.critical(
             "rank %d (pid %d on %s) %s; the last step it computed is %d: the group ends and starts again",
             rank, self._processes[rank - 1].pid, socket.gethostname(), what, self._steps[rank - 1],
         )  # fmt: skip
-        logging.shutdown()
-        os._exit(EXIT_RANK_LOST)
+        self._loss.set()
+        self._on_lost()

@@ -19,6 +19,13 @@ TRIAL_CACHE = 0  # the number of caches of shortened models: each replaces the o
 MAIN_CACHE = 1
 
 
+class GroupBrokenError(BaseException):
+    """A step that one rank did not finish: the others wait in the middle of it, so the whole group must start again.
+
+    Not an Exception: whoever tries a failed step again, sequence by sequence, must not try this one.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class NumberedCache:
     """Rank 0's cache, and the number under which the other ranks keep theirs."""
@@ -38,11 +45,21 @@ class NumberedCache:
 
 
 class PartedModel:
-    """Looks like a whole model to those who use one. `tell` sends an order to all other ranks."""
+    """Looks like a whole model to those who use one.
 
-    def __init__(self, part: Model, tell: Callable[[Order], None], steps: list[int] | None = None) -> None:
+    `tell` sends an order to all other ranks; `on_broken` is called when a step did not come to its end.
+    """
+
+    def __init__(
+        self,
+        part: Model,
+        tell: Callable[[Order], None],
+        on_broken: Callable[[], None],
+        steps: list[int] | None = None,
+    ) -> None:
         self.part = part
         self._tell = tell
+        self._on_broken = on_broken
         self._steps = steps if steps is not None else [0]  # shared with shortened copies: ranks count once
         self._is_short = steps is not None
 
@@ -75,12 +92,17 @@ class PartedModel:
     def forward(self, batch: StepBatch, cache: NumberedCache) -> Tensor:
         """Logits float32 [S, vocab] of `batch.rows`."""
         self._steps[0] += 1
-        self._tell(order_of(batch, self._steps[0], cache.number, self._is_short))
-        return self.part.forward(batch, cache.own)
+        try:
+            self._tell(order_of(batch, self._steps[0], cache.number, self._is_short))
+            return self.part.forward(batch, cache.own)
+        except Exception as error:
+            self._on_broken()
+            what = f"{type(error).__name__}: {error}"
+            raise GroupBrokenError(f"step {self._steps[0]} failed on rank 0: {what}") from error
 
     def shortened(self) -> PartedModel:
         """One layer of each kind in every stage, on the same ranks."""
-        return PartedModel(self.part.shortened(), self._tell, self._steps)
+        return PartedModel(self.part.shortened(), self._tell, self._on_broken, self._steps)
 
 
 def order_of(batch: StepBatch, step: int, cache: int, is_short: bool) -> Forward:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from engine.layers.batch import Segment, StepBatch
-from engine.layers.cache import LatentCache
-from engine.modeling.deepseek import Model
-from engine.modeling.fused import FusedModel
+from engine.spec.model import ModelSpec
 
 _BLOCK = 16
 _PROMPT = 37  # crosses a row tile
@@ -19,7 +18,33 @@ _OTHERS = 5
 _LARGE = 256 << 20  # bytes of one layer of each kind; above, fewer outputs and companions bound the time
 
 
-def check(model: Model | FusedModel) -> str:
+class Checkable(Protocol):
+    """What the check asks of a model, whole or in parts."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Its dimensions."""
+        ...
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of its matrices."""
+        ...
+
+    def shortened(self) -> Self:
+        """The same with one layer of each kind."""
+        ...
+
+    def new_cache(self, num_blocks: int, block_size: int) -> Any:
+        """An empty cache."""
+        ...
+
+    def forward(self, batch: StepBatch, cache: Any) -> Tensor:
+        """Logits of the batch's wanted rows."""
+        ...
+
+
+def check(model: Checkable) -> str:
     """Empty when logits are bit-equal in every arrangement tried, else the first that differs."""
     short = model.shortened()
     prompt = min(_PROMPT, model.spec.max_positions // 2)
@@ -52,7 +77,7 @@ def check(model: Model | FusedModel) -> str:
 class _Arrangements:
     """Ways to compute the logits of one sequence: prompt, then generated tokens; they must not differ."""
 
-    def __init__(self, model: Model | FusedModel, tokens: Tensor, prompt: int) -> None:
+    def __init__(self, model: Checkable, tokens: Tensor, prompt: int) -> None:
         self._model = model
         self._tokens = tokens
         self._prompt = prompt
@@ -78,10 +103,10 @@ class _Arrangements:
             kept.append(self._step(cache, [*crowd, (0, at, at + 1)], of=len(crowd)))
         return torch.cat(kept)
 
-    def _cache(self) -> LatentCache:
+    def _cache(self) -> Any:
         return self._model.new_cache(self._tokens.shape[0] * self._blocks, _BLOCK)
 
-    def _step(self, cache: LatentCache, spans: Sequence[tuple[int, int, int]], of: int = 0) -> Tensor:
+    def _step(self, cache: Any, spans: Sequence[tuple[int, int, int]], of: int = 0) -> Tensor:
         """One step over (sequence, first, end) spans; logits of all rows of span number `of`."""
         batch, starts = step_batch(self._tokens, spans, self._prompt, self._blocks)
         _, first, end = spans[of]

@@ -31,6 +31,9 @@ _HELP = {
     "threads": "compute threads; 0: the usable cores",
     "load_format": "dummy makes random weights",
     "kernels": "what computes: reference (torch), or cpu (compiled for this machine on first use)",
+    "tensor_parallel_size": "processes among which heads, inner sizes and the vocabulary are divided",
+    "expert_parallel_size": "processes among which the routed experts are divided",
+    "pipeline_parallel_size": "processes among which the layers are divided",
     "quantization": "none, int8 (all matrices), int4 (routed experts, the rest int8), a policy file, or auto: what the "
     "checkpoint's policy.json says",
 }
