@@ -1,0 +1,114 @@
+"""Child processes of a benchmark: output kept in files, memory by proportional share, always ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+CORES = len(os.sched_getaffinity(0))
+
+
+class FailedError(RuntimeError):
+    """A program of a measurement ended badly; the message has the end of what it wrote."""
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Ours without what would decide another program's threads or modules."""
+    dropped = ("OMP_", "KMP_", "MKL_", "PYTHONPATH", "LD_PRELOAD")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    return {**kept, **(extra or {})}
+
+
+def output(command: Sequence[str], *, extra: Mapping[str, str] | None = None, timeout_s: float = 300.0) -> str:
+    """What a program prints. Raises FailedError with its last words when it fails or takes too long."""
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=environment(extra),
+        start_new_session=True,
+    ) as child:
+        try:
+            out, err = child.communicate(timeout=timeout_s)
+        except BaseException as error:
+            end(child)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise FailedError(f"{command[0]} did not end within {timeout_s:.0f} s") from error
+            raise
+    if child.returncode != 0:
+        raise FailedError(f"{' '.join(command[:4])} … ended with {child.returncode}:\n{(out + err)[-2000:]}")
+    return out
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], log: Path, extra: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program in a session of its own, its output in `log`; all of the session ends with the block."""
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=environment(extra), start_new_session=True
+        )
+    try:
+        yield child
+    finally:
+        end(child)
+
+
+def end(child: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+    """Ask the child's session to end, then kill what is left of it."""
+    for number, patience_s in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 30.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline and (
+            child.poll() is None or (number == signal.SIGKILL and _has_group(child.pid))
+        ):
+            time.sleep(0.05)
+
+
+def _has_group(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def tree(pid: int) -> list[int]:
+    """The process and all its descendants."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError, IndexError):
+                after_name = (entry / "stat").read_text().rpartition(")")[2].split()
+                children.setdefault(int(after_name[1]), []).append(int(entry.name))
+    found, waiting = [], [pid]
+    while waiting:
+        one = waiting.pop()
+        found.append(one)
+        waiting += children.get(one, [])
+    return found
+
+
+def pss(pid: int) -> int:
+    """Bytes that the process and its descendants take, shared pages by share."""
+    total = 0
+    for one in tree(pid):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+def tail(log: Path, size: int = 2000) -> str:
+    """The end of a log."""
+    return log.read_text(errors="replace")[-size:] if log.exists() else ""
