@@ -17,7 +17,8 @@ from benchmarks.engine_peers.shape import BATCHES, PREFILLS
 Kind = Literal["dsctl", "llama", "vllm", "transformers"]
 ROOT = str(Path(__file__).resolve().parents[2])
 _HERE = Path(__file__).parent
-_CACHE_GIB = "1"
+_CACHE_TOKENS = max(BATCHES) * 256
+_CACHE_GIB = "1"  # vLLM's least step is a GiB
 _OURS = {"PYTHONPATH": ROOT, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
@@ -94,6 +95,7 @@ def server(engine: Engine, peers: Peers) -> Server:
     longest = "1024"
     if engine.kind == "dsctl":
         words = [sys.executable, "-m", "engine.server", "--model", str(peers.checkpoint), "--max-model-len", longest]
+        words += ["--max-num-seqs", str(max(BATCHES)), "--kv-cache-tokens", str(_CACHE_TOKENS)]
         for name, value in engine.options:
             words += [f"--{name.replace('_', '-')}", value]
         return Server(words, peers.checkpoint.name, _OURS, ready="/ready")
@@ -101,7 +103,7 @@ def server(engine: Engine, peers: Peers) -> Server:
         model = peers.gguf(engine.weights)
         settings, _ = Llama(peers.llama_programs, model).best()
         words = [str(peers.llama_programs / "llama-server"), "-m", str(model), "--host", "127.0.0.1"]
-        words += ["-np", str(max(BATCHES)), "-c", str(max(BATCHES) * 256), "--no-webui", *settings.common()]
+        words += ["-np", str(max(BATCHES)), "-c", str(_CACHE_TOKENS), "--no-webui", *settings.common()]
         return Server(words, model.stem)
     words = [str(peers.python("vllm")), "-m", "vllm.entrypoints.openai.api_server", "--model", str(peers.checkpoint)]
     words += ["--served-model-name", "bf16", "--dtype", "bfloat16", "--max-model-len", longest, "--host", "127.0.0.1"]
