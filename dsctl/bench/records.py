@@ -59,7 +59,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     finish: str | None = None  # finish_reason
 
     t_intended: float  # when the schedule wanted it sent (closed loop: when its user became free)
-    t_send: float | None = None  # first byte of the request handed to the kernel (a new connection is made after this)
+    t_send: float | None = None  # sending began (where no connection was open, making one comes after this)
     t_connect: float | None = None  # seconds that making a new connection took; None: an open one was used
     t_headers: float | None = None  # the answer's head was there
     t_first: float | None = None  # first token event: content, reasoning, tool arguments, or usage that counts tokens
