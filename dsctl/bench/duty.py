@@ -7,10 +7,9 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BufferedWriter
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import gevent
 import msgspec
@@ -60,8 +59,8 @@ class Duty:
             plan.target.timeout,
             plan.target.sends_done,
         )
-        self._rows: BufferedWriter = (place.folder / f"rows-{place.worker}.jsonl").open("wb", buffering=1 << 20)
-        self._inflight: dict[gevent.Greenlet, None] = {}
+        self._rows: BinaryIO = (place.folder / f"rows-{place.worker}.jsonl").open("wb", buffering=1 << 20)
+        self._inflight: dict[Any, None] = {}
         self._open: dict[int, Answer] = {}
         self._schedule: Iterator[Arrival] = iter(())
         self._waiting: Arrival | None = None  # open loop: the arrival that is next
@@ -113,9 +112,13 @@ class Duty:
         self._exhausted.set()
 
     def _spawn(self, arrival: Arrival, request: Request, body: bytes) -> None:
-        greenlet = gevent.spawn(self._converse, arrival, request, body)
+        spawn: Any = gevent.spawn
+        greenlet = spawn(self._converse, arrival, request, body)
         self._inflight[greenlet] = None
-        greenlet.link(lambda ended: self._inflight.pop(ended, None))
+        greenlet.link(self._forget)
+
+    def _forget(self, greenlet: Any) -> None:
+        self._inflight.pop(greenlet, None)
 
     def _leave_unsent(self) -> None:
         """Rows for what was due and not sent; what was not due yet was never asked of the server."""

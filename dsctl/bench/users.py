@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from locust import FastHttpUser, LoadTestShape, task
 from locust.exception import StopUser
@@ -23,7 +23,7 @@ class _BenchUser(FastHttpUser):
     max_redirects = 0
     max_retries = 0
     network_timeout = connection_timeout = FOREVER
-    default_headers: ClassVar[dict[str, str]] = {"Accept-Encoding": "identity"}
+    default_headers: Any = {"Accept-Encoding": "identity"}  # noqa: RUF012 - as locust declares it
     duty: ClassVar[Duty]
 
     def wait_time(self) -> float:
@@ -59,7 +59,7 @@ class Dispatcher(_BenchUser):
         raise StopUser
 
 
-def users_of(plan: Plan, duty: Duty | None) -> type[FastHttpUser]:
+def users_of(plan: Plan, duty: Duty | None) -> Any:
     """The user class of a plan, bound to its worker's duty (none on the master, where no user runs)."""
     base = Dispatcher if plan.load.is_open else ClosedUser
     fields = {"abstract": False, "host": plan.target.url, "duty": duty}

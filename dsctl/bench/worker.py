@@ -47,7 +47,8 @@ def main() -> int:
     )
     gevent.spawn(_obey, duty)
     gevent.spawn(duty.watch)
-    keeper = gevent.spawn(duty.keep)
+    spawn: Any = gevent.spawn
+    keeper = spawn(duty.keep)
     if options.master_port is None:
         _alone(environment, plan, duty)
     else:
@@ -70,7 +71,7 @@ def _alone(environment: Environment, plan: plans.Plan, duty: Duty) -> None:
 
 
 def _under_master(environment: Environment, duty: Duty, port: int) -> None:
-    runner = environment.create_worker_runner("127.0.0.1", port)
+    runner: Any = environment.create_worker_runner("127.0.0.1", port)
 
     def started(msg: Any, **_kwargs: Any) -> None:
         _begin(duty, float(msg.data["start"]))

@@ -15,7 +15,11 @@ from dsctl.base.step import MakeState
 from dsctl.base.voice import Silence
 from dsctl.flows.project import Project
 
-PARTS = {"engine": ("torch", "tokenizers", "safetensors", "uvicorn"), "gateway": ("uvicorn", "uvloop", "httptools")}
+PARTS = {
+    "engine": ("torch", "tokenizers", "safetensors", "uvicorn"),
+    "gateway": ("uvicorn", "uvloop", "httptools"),
+    "bench": ("locust", "gevent", "geventhttpclient"),
+}
 
 
 def need(extra: str, verb: str) -> None:

@@ -24,6 +24,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--inexact", action="store_true", help="say exact: false")
     parser.add_argument("--ttft-ms", type=float, default=50.0)
     parser.add_argument("--itl-ms", type=float, default=20.0, help="0: all tokens at once")
+    parser.add_argument(
+        "--exact", action="store_true", help="every sequence has a schedule of its own, no shared steps"
+    )
+    parser.add_argument("--refuse-fields", default="", help="fields of a body that are answered 400, with commas")
     parser.add_argument("--ledger", help="append one line per attempt's start and end")
     parser.add_argument(
         "--fault", action="append", default=[], help=f"kind:after=N:times=N:value=X of {', '.join(KINDS)}"
@@ -39,7 +43,8 @@ async def _serve(options: argparse.Namespace) -> int:
         exact=not options.inexact,
         token=options.token_file.read_text().strip() if options.token_file else None,
         ledger=options.ledger,
-        pace=Pace(options.ttft_ms, options.itl_ms),
+        pace=Pace(options.ttft_ms, options.itl_ms, is_exact=options.exact),
+        refuses=frozenset(options.refuse_fields.split(",")) - {""},
     )
     server = OracleServer(settings, [parse_fault(text) for text in options.fault])
     loop = asyncio.get_running_loop()

@@ -13,6 +13,7 @@ from dsctl.oracle.tokens import text_of, token_at
 from dsctl.oracle.wire import Peer
 
 ROUTES = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/inference": "inference"}
+BREAKING = frozenset({"truncate", "eof", "inerror"})
 WHOLE = {"chat": "chat.completion", "completions": "text_completion", "inference": "inference"}
 
 
@@ -36,11 +37,19 @@ class Direct:
             for choice in self._wish.choices:
                 if (chunk := self._shape.opening(choice.index)) is not None:
                     self._data(chunk)
+            if self._engine.switches.take(frozenset({"empty"}), 0):
+                self._peer.write_chunk(b"data: [DONE]\n\n")
+                self._peer.end_stream()
+                return
         self._sequence = self._engine.submit(self._wish, self)
 
     def on_token(self, choice: Choice, position: int, token: int) -> bool:
-        """Send the token's chunk to a streaming client."""
+        """Send the token's chunk to a streaming client, or break its stream."""
         if self._streams:
+            fault = self._engine.switches.take(BREAKING, position)
+            if fault is not None:
+                self._break(fault.kind)
+                return False
             self._data(self._shape.chunk(choice.index, position, token, choice.finished))
         return True
 
@@ -64,6 +73,14 @@ class Direct:
         """The client left."""
         if self._sequence is not None:
             self._engine.abort(self._sequence)
+
+    def _break(self, kind: str) -> None:
+        """End the stream as a failing server does."""
+        if kind == "inerror":
+            self._data({"error": {"message": "an error (fault)", "type": "error", "code": "internal"}})
+        elif kind == "truncate":
+            self._peer.write_chunk(b'data: {"choices": [{"index"')
+        self._peer.cut() if kind == "truncate" else self._peer.end_stream()
 
     def _data(self, chunk: dict[str, Any]) -> None:
         self._peer.write_chunk(b"data: " + encode(chunk) + b"\n\n")

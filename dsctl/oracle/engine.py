@@ -10,16 +10,21 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dsctl.oracle.faults import Switches
+from dsctl.oracle.metronome import Metronome
 from dsctl.oracle.tokens import STOP_EVERY, token_at
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The schedule: time to the first token, time between tokens (0: all at once), most sequences at a time."""
+    """The schedule: time to the first token, time between tokens (0: all at once), most sequences at a time.
+
+    `is_exact`: every sequence has a schedule of its own instead of steps that all share (no core is ever lost then).
+    """
 
     ttft_ms: float = 50.0
     itl_ms: float = 20.0
     max_num_seqs: int = 4096
+    is_exact: bool = False
 
 
 @dataclass(slots=True)
@@ -76,6 +81,7 @@ class Engine:
         self._clock = clock
         self._running: dict[Sequence, None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self.metronome = Metronome(lambda: switches.find("hang") is not None)
 
     @property
     def running(self) -> int:
@@ -91,7 +97,11 @@ class Engine:
         """Start a sequence; its tokens come from the step after its prefill on."""
         sequence = Sequence(wish, listener, self._clock() + self.pace.ttft_ms / 1000)
         self._running[sequence] = None
-        if self.pace.itl_ms == 0 and self.pace.ttft_ms == 0:
+        if self.pace.is_exact:
+            self.metronome.play(
+                self.pace.ttft_ms / 1000, self.pace.itl_ms / 1000, lambda: self._advance_alone(sequence)
+            )
+        elif self.pace.itl_ms == 0 and self.pace.ttft_ms == 0:
             self._burst(sequence)
         else:
             self._arm(self.pace.ttft_ms / 1000)
@@ -109,6 +119,13 @@ class Engine:
         self.restarting_until = self._clock() + pause_s
         for sequence in self._running:
             sequence.ready_at = self.restarting_until
+
+    def _advance_alone(self, sequence: Sequence) -> bool:
+        """One token of one sequence; False when it was the last."""
+        self.step += 1
+        if sequence.alive:
+            self._advance(sequence)
+        return sequence in self._running
 
     def _burst(self, sequence: Sequence) -> None:
         while sequence.alive and sequence in self._running and not self.switches.find("hang"):

@@ -18,6 +18,8 @@ KINDS = {
     "crash": "the process kills itself",
     "stop": "the process stops itself (SIGSTOP)",
     "reject": "attempts are answered 400",
+    "empty": "a client's stream ends without a token (without a gateway)",
+    "inerror": "a client's stream ends with an error object (without a gateway)",
 }
 STREAM_KINDS = frozenset({"truncate", "malformed", "eof", "bigline", "mute", "lost", "crash", "stop"})
 

@@ -35,6 +35,7 @@ class OracleSettings:
     token: str | None = None
     ledger: str | None = None
     pace: Pace = field(default_factory=Pace)
+    refuses: frozenset[str] = frozenset()  # fields that clients without a gateway may not send
 
 
 class ProgressStream:
@@ -101,18 +102,27 @@ class OracleServer:
             if peer.path == GENERATE_PATH:
                 self._generate(peer, _attempt.decode(peer.body))
             elif peer.path in ROUTES:
-                direct = Direct(
-                    ROUTES[peer.path], msgspec.json.decode(peer.body, type=dict[str, Any]), peer, self.engine
-                )
-                peer.answer = direct
-                direct.start()
+                self._direct(peer, msgspec.json.decode(peer.body, type=dict[str, Any]))
             elif peer.path == "/-/fault":
                 self.switches.set([parse_fault(line) for line in peer.body.decode().split()])
+                peer.reply(200, b"{}")
+            elif peer.path == "/-/lateness":
+                self.engine.metronome.lateness.reset()
                 peer.reply(200, b"{}")
             else:
                 self._error(peer, 404, "not_found", f"no route {peer.path}")
         except (msgspec.DecodeError, ValueError, TypeError, KeyError, IndexError) as error:
             self._error(peer, 400, "invalid_request", f"the body cannot be served: {error}")
+
+    def _direct(self, peer: Peer, body: dict[str, Any]) -> None:
+        if refused := sorted(self.settings.refuses & body.keys()):
+            self._error(peer, 400, "unsupported_field", f"no such field: {', '.join(refused)}")
+        elif self.switches.take(frozenset({"error"}), 0):
+            self._error(peer, 500, "internal", "an error (fault)")
+        else:
+            direct = Direct(ROUTES[peer.path], body, peer, self.engine)
+            peer.answer = direct
+            direct.start()
 
     def _generate(self, peer: Peer, attempt: AttemptBody) -> None:
         if self.switches.take(frozenset({"refuse"}), 0):
@@ -152,7 +162,11 @@ class OracleServer:
             "/health": {"status": "ok"},
             "/ready": {"status": engine.state},
         }
-        if peer.path == "/metrics":
+        if peer.path == "/-/lateness":
+            late = self.engine.metronome.lateness
+            told = {"count": late.count, "p50": late.quantile(0.5), "p99": late.quantile(0.99)}
+            peer.reply(200, encode(told))
+        elif peer.path == "/metrics":
             text = f"vllm:num_requests_running {engine.running}\nvllm:num_requests_waiting 0\n"
             peer.reply(200, text.encode(), "text/plain; version=0.0.4")
         elif peer.path in pages:

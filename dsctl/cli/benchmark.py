@@ -1,0 +1,39 @@
+"""`dsctl bench run` between the command line and the flow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dsctl.base.errors import UsageError
+from dsctl.cli import show
+
+if TYPE_CHECKING:
+    from dsctl.bench.wish import Wish
+    from dsctl.flows.bench import Goal
+
+
+def wish(**options: Any) -> Wish:
+    """The options as they were written."""
+    from dsctl.bench.wish import Wish
+
+    if options["endpoint"] not in ("chat", "completions"):
+        raise UsageError(f"--endpoint cannot be {options['endpoint']!r}", hint="--endpoint chat, or completions")
+    return Wish(**options)
+
+
+def run(config: Path | None, wished: Wish, goal: Goal, out: Path | None, *, mock: bool, json: bool, quiet: bool) -> int:
+    """Measure, show, and return the exit code. Interrupted, what was measured is shown before the error is."""
+    from dsctl.cli import bench_view
+    from dsctl.flows import bench
+    from dsctl.flows.project import open_project
+
+    with bench_view.watcher(is_quiet=quiet) as watcher:
+        done = bench.bench(open_project(config), wished, goal, out, watcher, mock=mock)
+    if json:
+        show.json({"folder": str(done.folder), **done.document})
+    else:
+        bench_view.verdict(done.document, done.folder)
+    if done.stop is not None:
+        raise done.stop
+    return int(done.exit_code)
