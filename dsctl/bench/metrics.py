@@ -205,35 +205,77 @@ def summaries(found: Sample) -> dict[str, dict[str, Any]]:
     return told
 
 
-def throughput(records: Iterable[Record], window: Window) -> dict[str, Any]:
-    """Rates within the window, whoever's request it was (warm-up too: the server served it then).
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What arrived when, over all requests: token events with their tokens (nan: never told), first tokens, ends."""
 
-    Tokens are the server's counts. `tokens_unknown` events came from requests whose count never came (cut, left,
-    usage refused): they are in no token rate, so that rate is a lower bound when it is not 0, None without any count.
+    times: Values
+    tokens: Values
+    first_times: Values
+    prompt_tokens: Values  # nan: never told
+    done_times: Values
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Events:
+        """Whoever's requests they are (warm-up too: the server served them in that time)."""
+        rows = [record for record in records if record.t_first is not None]
+        times = [np.asarray(row.arrivals()) for row in rows]
+        tokens = [_told(tokens_of_events(row), len(when)) for row, when in zip(rows, times, strict=True)]
+        return cls(
+            np.concatenate(times) if times else np.empty(0),
+            np.concatenate(tokens) if tokens else np.empty(0),
+            np.asarray([row.t_first for row in rows], dtype=np.float64),
+            np.asarray([np.nan if row.n_in is None else row.n_in for row in rows], dtype=np.float64),
+            np.asarray([row.t_last for row in rows if row.status == "ok" and row.t_last is not None], dtype=np.float64),
+        )
+
+    def rates(self, edges: Values) -> dict[str, Values]:
+        """Each rate per second in each span between two edges."""
+        widths = np.diff(edges)
+        known = ~np.isnan(self.tokens)
+        prompts = np.nan_to_num(self.prompt_tokens)
+        sums = {
+            "requests_per_s": _sums(self.done_times, edges),
+            "output_tokens_per_s": _sums(self.times[known], edges, self.tokens[known]),
+            "input_tokens_per_s": _sums(self.first_times, edges, prompts),
+            "token_events_per_s": _sums(self.times, edges),
+        }
+        return {name: found / widths for name, found in sums.items()}
+
+
+def _told(tokens: Values | None, events: int) -> Values:
+    return np.full(events, np.nan) if tokens is None else tokens
+
+
+def _sums(times: Values, edges: Values, weights: Values | None = None) -> Values:
+    """The sum of weights in each half-open span [edge, next edge)."""
+    places = np.searchsorted(edges, times, side="right") - 1
+    inside = (places >= 0) & (places < len(edges) - 1)
+    chosen = None if weights is None else weights[inside]
+    return np.bincount(places[inside], chosen, minlength=len(edges) - 1).astype(np.float64)
+
+
+def throughput(records: Iterable[Record], window: Window) -> dict[str, Any]:
+    """Rates within the window; None where it has no length, and for tokens where the server told no count.
+
+    Tokens are the server's counts. `tokens_unknown_events` came from requests whose count never came (cut, left, usage
+    refused): they are in no token rate, which is then a lower bound.
     """
-    out, inputs, done, events, unknown, told_any = 0.0, 0, 0, 0, 0, False
-    for record in records:
-        arrivals = np.asarray(record.arrivals())
-        inside = (arrivals >= window.start) & (arrivals < window.end)
-        events += int(inside.sum())
-        weights = tokens_of_events(record)
-        if weights is None:
-            unknown += int(inside.sum())
-        else:
-            told_any = True
-            out += float(weights[inside].sum())
-        if record.t_first is not None and window.start <= record.t_first < window.end:
-            inputs += record.n_in or 0
-        if record.status == "ok" and record.t_last is not None and window.start <= record.t_last < window.end:
-            done += 1
-    seconds = window.seconds
-    return {
-        "requests_per_s": _rate(done, seconds),
-        "output_tokens_per_s": _rate(out, seconds) if told_any else None,
-        "input_tokens_per_s": _rate(inputs, seconds) if told_any else None,
-        "token_events_per_s": _rate(events, seconds),
-        "tokens_unknown_events": unknown,
+    names = ("requests_per_s", "output_tokens_per_s", "input_tokens_per_s", "token_events_per_s")
+    if window.seconds <= 0:
+        return {**dict.fromkeys(names), "tokens_unknown_events": 0}
+    events = Events.of(records)
+    told: dict[str, Any] = {
+        name: float(found[0]) for name, found in events.rates(np.asarray([window.start, window.end])).items()
     }
+    lost = np.isnan(events.tokens)
+    if bool(lost.all()):
+        told["output_tokens_per_s"] = None
+    if bool(np.isnan(events.prompt_tokens).all()):
+        told["input_tokens_per_s"] = None
+    inside = (events.times >= window.start) & (events.times < window.end)
+    told["tokens_unknown_events"] = int((lost & inside).sum())
+    return told
 
 
 def tokens_of_events(record: Record) -> Values | None:
@@ -261,7 +303,3 @@ def real(value: float | str | None) -> float | None:
 
 def _between(start: float | None, end: float | None) -> float | None:
     return None if start is None or end is None else end - start
-
-
-def _rate(amount: float, seconds: float) -> float | None:
-    return amount / seconds if seconds > 0 else None  # a window without length has no rate
