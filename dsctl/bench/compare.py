@@ -299,4 +299,6 @@ def _verdict(name: str, change: tuple[float, float, float], threshold: float, le
         return ("improved" if is_better else "worse"), f"{figures}, beyond {threshold:.1%}{unit}"
     if -threshold < low and high < threshold:
         return "unchanged", f"{figures}, within ±{threshold:.1%}{unit}"
+    if is_certain:
+        return "inconclusive", f"{figures}: a change, but not certainly beyond {threshold:.1%}{unit}"
     return "inconclusive", f"{figures}; this many requests show changes from {least:.1%}{unit} on"

@@ -38,14 +38,22 @@ def gate(runs: Sequence[Run], objectives: Objectives | None) -> list[Gated]:
     InvalidError for a run that is not valid or too short for an objective, UsageError when there is no objective.
     """
     require_valid(runs)
-    return [_gate(run, objectives or _own(run)) for run in runs]
+    return [_gate(run, objectives or _required(run)) for run in runs]
 
 
-def _own(run: Run) -> Objectives:
+def _required(run: Run) -> Objectives:
+    own = own_objectives(run)
+    if own is None:
+        raise UsageError(f"{run.path} was measured without objectives", hint="dsctl bench gate DIR --slo ttft=500ms")
+    return own
+
+
+def own_objectives(run: Run) -> Objectives | None:
+    """The objectives a run was measured with; None when it had none."""
     told: dict[str, Any] = run.told.get("objectives") or {}
     names = {name: value for name, value in told.items() if name != "attainment"}
     if not names:
-        raise UsageError(f"{run.path} was measured without objectives", hint="dsctl bench gate DIR --slo ttft=500ms")
+        return None
     bounds = tuple(
         slo.Bound(name, float(value), at_least=name in slo.FLOORS)
         for name, value in names.items()
