@@ -166,7 +166,7 @@ def verdicts(case: Case, fired: set[str], rules: Iterable[Rule]) -> list[Verdict
         else:
             why = next(
                 (case.missing[need] for need in rule.needs if need in case.missing),
-                f"no {' or '.join(rule.needs)} was given",
+                f"no {' or '.join(dict.fromkeys(rule.needs))} was given",
             )
             result.append(Verdict(rule.id, "not checked", why))
     return result

@@ -102,11 +102,11 @@ def as_text(diagnosis: Diagnosis, threshold: Severity = "warning") -> str:
         f"{len(shown)} finding{'' if len(shown) == 1 else 's'}. Rules: {counts['fired']} fired, {counts['clear']} clear, "
         f"{counts['not applicable']} not applicable, {counts['not checked']} not checked."
     )
-    lines += _limits(diagnosis)
+    lines += limits(diagnosis)
     return redact("\n".join(lines))
 
 
-def _limits(diagnosis: Diagnosis) -> list[str]:
+def limits(diagnosis: Diagnosis) -> list[str]:
     """What was looked at and what was not, plainly."""
     lines = [
         "Looked at: "
@@ -130,19 +130,20 @@ def _story(finding: Finding, number: int) -> list[str]:
     times = f" · {finding.count}×" if finding.count > 1 else ""
     lines = [f"{number}. {mark}{where}  {finding.title}  [{finding.rule.id}]{times}"]
     lines += _block("why", finding.cause) + _block("fix", finding.fix) + _block("check", finding.verify)
-    lines += [f"   {_place(e)}: {e.text[:300]}" for e in finding.evidence]
+    lines += [f"   {place(e)}: {e.text[:300]}" for e in finding.evidence]
     lines += [line for child in finding.children for line in _child(child, 1)]
     return lines
 
 
-def _place(evidence: Evidence) -> str:
+def place(evidence: Evidence) -> str:
+    """Where a quoted line stands."""
     return f"{evidence.file}:{evidence.line}" if evidence.line else evidence.file
 
 
 def _child(finding: Finding, level: int) -> list[str]:
     pad = "   " * level
     where = f" on {finding.host}" if finding.host else ""
-    at = f" ({_place(finding.evidence[0])})" if finding.evidence else ""
+    at = f" ({place(finding.evidence[0])})" if finding.evidence else ""
     lines = [f"{pad}└ led to: {finding.title}{where} [{finding.rule.id}]{at}"]
     return lines + [line for child in finding.children for line in _child(child, level + 1)]
 

@@ -134,6 +134,6 @@ def _shared_memory(case: Case, found: Cards) -> None:
         case.facts["shm"] = space[0]
 
 
-def kernel_log() -> str | Missing:
-    """The kernel's log of the last day."""
-    return vitals.kernel_log(DAY_S)
+def kernel_log(since_s: float | None = None) -> str | Missing:
+    """The kernel's log of the last day, or of the last `since_s` seconds."""
+    return vitals.kernel_log(DAY_S if since_s is None else since_s)

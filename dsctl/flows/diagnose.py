@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from dsctl.base.errors import UsageError
 from dsctl.base.missing import Missing
-from dsctl.doctor import context, judge, lastwords, live, ranks, serving, stories
+from dsctl.doctor import bundle, context, judge, lastwords, live, ranks, recent, serving, stories
+from dsctl.doctor.markdown import as_markdown
 from dsctl.doctor.model import SEVERITIES, Case, Finding, Rule, Severity, at_least
+from dsctl.doctor.redact import redacted
 from dsctl.doctor.report import Diagnosis
 from dsctl.doctor.rules import catalogue
 from dsctl.facts.logscan import Scan, Scanner, scan
 from dsctl.flows import checkup
-from dsctl.reach import logfiles, vitals
+from dsctl.reach import bundles, logfiles, vitals
 
 Told = Callable[[int], None]
 
@@ -30,6 +32,9 @@ class Wish:
     config: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     live: bool = False
+    since: str = ""  # 1h, 30m, 2d: only what the logs say in their last hours
+    bundle: str = ""  # a file made with --out, judged instead of logs and machine
+    sample_s: float = 0.0  # seconds between two looks at counters; 0: one look
 
 
 def severity(text: str, option: str) -> Severity:
@@ -60,7 +65,26 @@ def rule_named(name: str) -> Rule:
 
 def diagnose(wish: Wish, told: Told | None = None) -> Diagnosis:
     """Reads, judges and tells. UsageError for a log or a configuration that cannot be read."""
+    return judged(gathered(wish, told), wish)
+
+
+@dataclass(slots=True)
+class Gathered:
+    """The evidence of one diagnosis and what was looked at for it."""
+
+    case: Case
+    host: str
+    looked: list[str]
+    passed: list[tuple[str, str]]
+    unanswered: list[tuple[str, str]]
+
+
+def gathered(wish: Wish, told: Told | None = None) -> Gathered:
+    """Reads everything that is to be looked at. UsageError for a log, bundle or configuration that cannot be read."""
     rules = selected(wish.only)
+    since_s = _since(wish.since)
+    if wish.bundle:
+        return _unpacked(wish)
     scans, passed, unanswered = _read_logs(wish, told)
     case = context.build(scans)
     _configure(case, wish.config)
@@ -68,22 +92,71 @@ def diagnose(wish: Wish, told: Told | None = None) -> Diagnosis:
     if not wish.logs:
         case.missing |= dict.fromkeys(context.KINDS, "no log was given (--logs FILE)")
     if wish.live or not wish.logs:
-        looked += _look_live(case, scans)
+        looked += _look_live(case, scans, since_s)
     else:
         _not_live(case, rules)
-    found = _judge(case, rules)
+    if since_s is not None and wish.logs:
+        dropped = recent.keep(case, since_s)
+        passed.append(
+            (f"{dropped} lines that may matter", f"older than {wish.since} before the logs' newest line (--since)")
+        )
+    return Gathered(case, vitals.host(), looked, passed, unanswered)
+
+
+def judged(seen: Gathered, wish: Wish) -> Diagnosis:
+    """What the evidence says."""
+    rules = selected(wish.only)
+    found = _judge(seen.case, seen.host, rules)
     fired = {f.rule.id for root in found for f in _flat(root)}
-    return Diagnosis(found, judge.verdicts(case, fired, rules.values()), looked, passed, unanswered)
+    verdicts = judge.verdicts(seen.case, fired, rules.values())
+    return Diagnosis(found, verdicts, seen.looked, seen.passed, seen.unanswered)
+
+
+def save(seen: Gathered, diagnosis: Diagnosis, path: str) -> None:
+    """Everything that was looked at as one file without secrets (`--out`), for `--from` elsewhere."""
+    value = bundle.to_json(seen.case, seen.host)
+    value |= {"looked_at": seen.looked, "passed_over": seen.passed, "unanswered": seen.unanswered}
+    bundles.write(Path(path), cast("dict[str, Any]", redacted(value)), as_markdown(diagnosis, "info"))
+
+
+def _unpacked(wish: Wish) -> Gathered:
+    if wish.logs or wish.live:
+        raise UsageError(
+            "--from stands alone: the bundle holds what was looked at", hint=f"dsctl doctor --from {wish.bundle}"
+        )
+    value = bundles.read(Path(wish.bundle))
+    try:
+        case, host = bundle.from_json(value)
+        told = [
+            [(str(a), str(b)) for a, b in cast("list[list[str]]", value.get(key) or [])]
+            for key in ("passed_over", "unanswered")
+        ]
+        looked = [str(name) for name in cast("list[object]", value.get("looked_at") or [])]
+    except (ValueError, TypeError) as problem:
+        raise UsageError(
+            f"--from {wish.bundle}: {problem}", hint="make it again with the same version of dsctl"
+        ) from problem
+    _configure(case, wish.config)
+    return Gathered(case, host, [f"bundle {wish.bundle}", *looked], told[0], told[1])
+
+
+def _since(text: str) -> float | None:
+    if not text:
+        return None
+    seconds = recent.span(text)
+    if seconds is None:
+        raise UsageError(f"--since {text}: a number with s, m, h or d is expected", hint="--since 1h")
+    return seconds
 
 
 def _flat(finding: Finding) -> list[Finding]:
     return [finding, *(f for child in finding.children for f in _flat(child))]
 
 
-def _judge(case: Case, rules: dict[str, Rule]) -> list[Finding]:
+def _judge(case: Case, host: str, rules: dict[str, Rule]) -> list[Finding]:
     """All rules are judged, so that causes are known; then what was not asked for is left out."""
     found = judge.findings(case, judge.matches(case, catalogue().values()))
-    found += live.findings(case, vitals.host())
+    found += live.findings(case, host)
     guilty = ranks.analyse(case)
     for finding in found:
         if finding.rule.id == "NCCL-TIMEOUT" and not guilty:
@@ -188,10 +261,10 @@ def _leaves(value: dict[str, object]) -> Iterator[tuple[str, object]]:
             yield str(key), inner
 
 
-def _look_live(case: Case, scans: list[Scan]) -> list[str]:
+def _look_live(case: Case, scans: list[Scan], since_s: float | None) -> list[str]:
     """This machine's facts, and its kernel's log of the last day."""
     looked = checkup.look(case)
-    kernel = checkup.kernel_log()
+    kernel = checkup.kernel_log(since_s)
     if isinstance(kernel, Missing):
         case.missing["kernel log"] = kernel.reason
         return looked
@@ -199,7 +272,7 @@ def _look_live(case: Case, scans: list[Scan]) -> list[str]:
     scans.append(found)
     case.hits += found.hits
     case.sources["/dev/kmsg"] = replace(context.source(found), kinds=frozenset({"kernel log"}), host=vitals.host())
-    return [*looked, "/dev/kmsg of the last day"]
+    return [*looked, "/dev/kmsg of the last day" if since_s is None else "/dev/kmsg since then"]
 
 
 def _not_live(case: Case, rules: dict[str, Rule]) -> None:

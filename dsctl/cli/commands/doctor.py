@@ -56,6 +56,10 @@ Live = Annotated[bool, typer.Option("--live", help="Look at this machine too whe
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="RULE", help="Judge only these rules.")]
 FailOn = Annotated[str, typer.Option("--fail-on", metavar="SEVERITY", help="Exit 1 from this severity on.")]
 Threshold = Annotated[str, typer.Option("--threshold", metavar="SEVERITY", help="Show from this severity on.")]
+Since = Annotated[str, typer.Option("--since", metavar="1h", help="Only the last hours of logs (s, m, h, d).")]
+Out = Annotated[str, typer.Option("--out", metavar="BUNDLE", help="Also write all evidence, redacted, to this tar.gz.")]
+From = Annotated[str, typer.Option("--from", metavar="BUNDLE", help="Judge a bundle that --out wrote elsewhere.")]
+Format = Annotated[str, typer.Option("--format", metavar="text|markdown|json", help="The form of the report.")]
 Incomplete = Annotated[bool, typer.Option("--allow-incomplete", help="Exit 0 though a probe gave no answer.")]
 
 
@@ -69,6 +73,10 @@ def doctor(
     fail_on: FailOn = "critical",
     threshold: Threshold = "warning",
     allow_incomplete: Incomplete = False,
+    since: Since = "",
+    out: Out = "",
+    from_: From = "",
+    form: Format = "text",
     json: Json = False,
 ) -> None:
     """Diagnose logs or this machine."""
@@ -77,8 +85,9 @@ def doctor(
     from dsctl.cli import diagnosis
     from dsctl.flows.diagnose import Wish
 
-    wish = Wish(tuple(logs or ()), tuple(config or ()), tuple(only or ()), live)
-    raise typer.Exit(diagnosis.run(wish, diagnosis.Limits(fail_on, threshold, allow_incomplete), json=json))
+    wish = Wish(tuple(logs or ()), tuple(config or ()), tuple(only or ()), live, since, from_)
+    limits = diagnosis.Limits(fail_on, threshold, allow_incomplete, "json" if json else form, out)
+    raise typer.Exit(diagnosis.run(wish, limits))
 
 
 @group.command()
