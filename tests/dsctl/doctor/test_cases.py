@@ -49,7 +49,7 @@ def test_every_rule_says_something() -> None:
 
 def test_no_log_means_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without logs no log rule is clear."""
-    monkeypatch.setattr(checkup, "kernel_log", lambda: Missing("not permitted"))
+    monkeypatch.setattr(checkup, "kernel_log", lambda *_: Missing("not permitted"))
     outcomes = {v.rule: v.outcome for v in diagnose(Wish()).verdicts}
     assert {outcomes[rule.id] for rule in LOG_RULES} == {"not checked"}
 
