@@ -10,6 +10,7 @@ from dsctl.base.cards import Card, Cards
 from dsctl.base.missing import Missing
 from dsctl.doctor.model import Case, LogSource
 from dsctl.doctor.redact import redact, redacted
+from dsctl.facts.flight import Flight
 from dsctl.facts.logscan import Hit
 from dsctl.facts.logtext import Spoken
 
@@ -98,12 +99,8 @@ def _read_source(value: dict[str, Any]) -> LogSource:
 
 def _pack(value: object) -> object:
     """A fact as JSON; kinds that JSON does not have are named."""
-    if isinstance(value, Missing):
-        return {"~": "missing", "v": value.reason}
-    if isinstance(value, Card):
-        return {"~": "card", "v": [value.index, value.name, value.bus, _pack(value.readings)]}
-    if isinstance(value, Cards):
-        return {"~": "cards", "v": [[_pack(card) for card in value.cards], value.problem, value.words]}
+    if isinstance(value, Missing | Card | Cards | Flight):
+        return {"~": type(value).__name__.lower(), "v": [_pack(getattr(value, f.name)) for f in fields(value)]}
     if isinstance(value, frozenset | set):
         return {"~": "set", "v": sorted(cast("frozenset[Any]", value))}
     if isinstance(value, tuple):
@@ -115,21 +112,21 @@ def _pack(value: object) -> object:
     return value
 
 
+_MAKERS: dict[str, Callable[[list[Any]], object]] = {
+    "missing": lambda values: Missing(*values),
+    "card": lambda values: Card(*values),
+    "cards": lambda values: Cards(*values),
+    "flight": lambda values: Flight(*values),
+    "set": frozenset,
+    "tuple": tuple,
+    "map": dict,
+}
+
+
 def _unpack(value: object) -> object:
     if isinstance(value, list):
         return [_unpack(item) for item in cast("list[object]", value)]
     if not isinstance(value, dict):
         return value
     tagged = cast("dict[str, Any]", value)
-    inner = tagged["v"]
-    if tagged["~"] == "missing":
-        return Missing(str(inner))
-    if tagged["~"] == "card":
-        return Card(inner[0], inner[1], inner[2], cast("dict[str, Any]", _unpack(inner[3])))
-    if tagged["~"] == "cards":
-        return Cards(tuple(cast("Card", _unpack(card)) for card in inner[0]), inner[1], inner[2])
-    if tagged["~"] == "set":
-        return frozenset(inner)
-    if tagged["~"] == "tuple":
-        return tuple(_unpack(item) for item in inner)
-    return {key: _unpack(item) for key, item in inner}
+    return _MAKERS[tagged["~"]]([_unpack(item) for item in cast("list[object]", tagged["v"])])

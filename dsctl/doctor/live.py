@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from dsctl.base.cards import RECOVERY, Card, Cards, slow_reasons
+from dsctl.doctor import cardrules
 from dsctl.doctor.model import Case, Evidence, Finding, Severity
 from dsctl.doctor.rules import catalogue
 
@@ -196,6 +197,7 @@ def _zombies(case: Case) -> Iterator[Seen]:
 
 
 JUDGES: dict[str, Judge] = {
+    **cardrules.JUDGES,
     "SHM-SMALL": _shm, "LIMIT-NOFILE": _nofile, "LIMIT-MEMLOCK": _memlock, "DISK-FILLING": _disks, "MEM-LOW": _memory, "THP-NEVER": _thp,
     "OMP-SPIN": _spin, "OMP-THREADS": _threads, "NCCL-ENV-HARMFUL": _harmful, "ENV-OLD-NAMES": _old, "ALLOC-CONF-TWICE": _twice,
     "CPU-AVX2": _flag("avx2"), "CPU-AVX512": _flag("avx512f"), "CPU-GOVERNOR": _governor, "NO-COMPILER": _compiler, "FD-TABLE": _files,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from typing import cast
 
 from dsctl.doctor import context
 from dsctl.doctor.judge import quote
 from dsctl.doctor.model import Case, Evidence, Finding
 from dsctl.doctor.rules import catalogue
+from dsctl.facts.flight import Flight
 from dsctl.facts.logscan import Hit
 
 TIMEOUT = re.compile(
@@ -41,11 +43,27 @@ class Report:
     completed: int | None = None
     ms: int | None = None
     hit: Hit | None = None
+    place: str = ""  # the call in the program, from a flight recorder's dump
+    file: str = ""
+
+
+def _flown(case: Case) -> dict[int, Report]:
+    """What flight recorders kept: of every rank the group that is stuck, else the one that has come least far."""
+    found: dict[int, Report] = {}
+    flights = cast("list[Flight]", case.facts.get("flight") or [])
+    groups = [f.group for f in flights if f.seq is not None]
+    group = max(set(groups), key=lambda g: (groups.count(g), g)) if groups else ""
+    for f in flights:
+        if f.group == group:
+            found[f.rank] = Report(
+                f.rank, f.group, f.seq, f.op, f.size, f.enqueued, f.completed, f.ms, place=f.place, file=f.file
+            )
+    return found
 
 
 def reports(case: Case) -> dict[int, Report]:
-    """Every rank's first report."""
-    found: dict[int, Report] = {}
+    """Every rank's first report, from dumps or log lines."""
+    found = _flown(case)
     for hit in case.hits:
         text = hit.said.text
         timeout, status = TIMEOUT.search(text), STATUS.search(text)
@@ -57,6 +75,7 @@ def reports(case: Case) -> dict[int, Report]:
         if rank is None:
             continue
         report = found.setdefault(rank, Report(rank, hit=hit))
+        report.hit = report.hit or hit
         if (group := GROUP.search(text)) and not report.group:
             report.group = group["pg"]
         if timeout and not report.op:
@@ -174,7 +193,7 @@ def _suspects(case: Case, rule_id: str, ranks: list[int], stuck: list[Report], s
     verb = "never joined" if rule_id == "RANK-ABSENT" else "is behind in" if len(ranks) == 1 else "are behind in"
     who = _names(ranks).capitalize()
     cause = f"{who} {verb} {_what(stuck)}" + (f"; {_names(waiting)} waited in it." if waiting else ".")
-    evidence: list[Evidence] = [quote(r.hit) for r in stuck[:1] if r.hit]
+    evidence: list[Evidence] = [e for r in stuck[:1] for e in _quoted(r)]
     for rank in ranks[:4]:
         told, line = _told_of(case, rank, said.get(rank))
         cause += told
@@ -211,8 +230,10 @@ def _told_of(case: Case, rank: int, report: Report | None) -> tuple[str, list[Ev
     card = f", card at bus {buses[rank]}" if rank in buses else ""
     word = context.exception_of(case, rank) or context.last_words(case, rank)
     told = ""
+    if report is not None and report.place:
+        told += f" Rank {rank}{where} was in {report.op or 'the call'} at {report.place}."
     if report is not None and report.enqueued is not None:
-        told = f" Rank {rank}{where}{card} had queued {report.enqueued} collectives and completed {report.completed}."
+        told += f" Rank {rank}{where}{card} had queued {report.enqueued} collectives and completed {report.completed}."
     elif rank in hosts:
         told = f" Rank {rank} ran{where}{card}."
     if word is not None:
@@ -236,7 +257,10 @@ def _desynced(case: Case, stuck: list[Report], odd: tuple[str, dict[str, list[in
     host = next((hosts[r] for r in guilty if r in hosts), "")
     if guilty:
         cause += f" {_names(guilty).capitalize()} differ{'s' if len(guilty) == 1 else ''} from the rest."
-    evidence = [quote(r.hit) for value in values for r in stuck if r.hit and r.rank == values[value][0]]
+    evidence = [e for value in values for r in stuck if r.rank == values[value][0] for e in _quoted(r)]
+    for value, ranks in sorted(values.items()):
+        if place := next((r.place for r in stuck if r.rank == ranks[0]), ""):
+            cause += f" {value}: at {place}."
     fix = f"Compare what {_names(guilty) if guilty else 'both sides'} did before: the stack in the flight recorder's dump (TORCH_FR_BUFFER_SIZE=2000, TORCH_NCCL_DUMP_ON_TIMEOUT=1) or TORCH_DISTRIBUTED_DEBUG=DETAIL names the call. The network and the time-out are not to blame."
     finding = Finding(
         rule,
@@ -266,14 +290,24 @@ def _all_there(case: Case, stuck: list[Report]) -> Finding:
         rule.verify,
         rule.severity,
         ranks=(),
-        evidence=[quote(r.hit) for r in stuck[:2] if r.hit],
+        evidence=[e for r in stuck[:2] for e in _quoted(r)],
     )
     return _timed(finding, stuck)
+
+
+def _quoted(report: Report) -> list[Evidence]:
+    """The line of a report, or its dump."""
+    if report.hit is not None:
+        return [quote(report.hit)]
+    told = f"rank {report.rank}: in {report.op or '?'} number {report.seq}" + (
+        f" at {report.place}" if report.place else ""
+    )
+    return [Evidence(report.file, 0, told)] if report.file else []
 
 
 def _timed(finding: Finding, stuck: list[Report]) -> Finding:
     stamps = [r.hit.said.stamp for r in stuck if r.hit and r.hit.said.stamp is not None]
     finding.first, finding.last = (min(stamps), max(stamps)) if stamps else (None, None)
-    finding.files = {r.hit.file for r in stuck if r.hit}
+    finding.files = {r.hit.file if r.hit else r.file for r in stuck}
     finding.count = len(stuck)
     return finding

@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 from dsctl.base.cards import UNSUPPORTED, Card, Cards
 from dsctl.base.missing import Missing
 from dsctl.doctor.model import Case
 from dsctl.doctor.serving import number
-from dsctl.reach import cards, vitals
+from dsctl.reach import cards, ras, vitals
 
 DAY_S = 86400.0
+RAS_PAUSE_S = 10.0
 NO_CARD = "no NVIDIA card on the bus"
 
 
-def look(case: Case) -> list[str]:
-    """Adds the facts of this machine to the case; returns what was looked at."""
+def look(case: Case, sample_s: float = 0.0, pause: Callable[[float], None] = time.sleep) -> list[str]:
+    """Adds the facts of this machine to the case; returns what was looked at.
+
+    `sample_s`: seconds between two looks at the cards' counters; 0: one look.
+    """
     case.facts["environment"] = vitals.environment()
     case.facts["cores"] = vitals.cores()
     case.facts["limits"] = vitals.limits()
-    case.facts["disks"] = vitals.disks()
+    disks = vitals.disks()
+    if disks:
+        case.facts["disks"] = disks
+    else:
+        case.missing["disks"] = "no file system told its size"
     case.facts["alive"] = vitals.alive
     _small_files(case)
     compiler = vitals.program(("cc", "gcc", "clang"))
     case.facts["compiler"] = ("", compiler.reason) if isinstance(compiler, Missing) else (compiler, "")
     case.facts["memlock"] = vitals.limits()["memlock"] if vitals.has_infiniband() else "no RDMA device here"
     _port(case)
+    _container(case)
     _graphics(case)
-    case.missing |= {
-        "two samples": "rates need two samples, and one was taken",
-        "ras": "the RAS query of a running job is not part of this version",
-        "several hosts": "one machine was looked at",
-    }
+    _bridges(case)
+    _twice(case, sample_s, pause)
+    _ras(case, pause)
+    case.missing["several hosts"] = "one machine was looked at"
     return ["this machine (/proc, limits, disks, environment, cards)"]
 
 
@@ -69,11 +80,103 @@ def _port(case: Case) -> None:
     if not port:
         case.facts["port"] = "no port is configured"
         return
-    rows = [
-        line.split() for path in ("/proc/net/tcp", "/proc/net/tcp6") for line in str(vitals.file(path)).splitlines()[1:]
-    ]
-    listening = frozenset(int(row[1].rpartition(":")[2], 16) for row in rows if len(row) > 3 and row[3] == "0A")
-    case.facts["port"] = (int(port), listening)
+    listening = _listening()
+    if isinstance(listening, Missing):
+        case.missing["port"] = listening.reason
+    else:
+        case.facts["port"] = (int(port), listening)
+
+
+def _listening() -> frozenset[int] | Missing:
+    """The TCP ports that something listens on here."""
+    tables = [text for path in ("/proc/net/tcp", "/proc/net/tcp6") if isinstance(text := vitals.file(path), str)]
+    if not tables:
+        return Missing("/proc/net/tcp could not be read")
+    rows = [line.split() for text in tables for line in text.splitlines()[1:]]
+    return frozenset(int(row[1].rpartition(":")[2], 16) for row in rows if len(row) > 3 and row[3] == "0A")
+
+
+def _is_container() -> bool:
+    return str(vitals.file("/proc/1/comm")).strip() not in ("systemd", "init")
+
+
+def _container(case: Case) -> None:
+    """What the image asked the NVIDIA runtime for; outside a container there is nothing to ask."""
+    wanted = {name: value for name, value in vitals.environment().items() if name.startswith("NVIDIA_")}
+    if not _is_container():
+        case.facts["container"] = "not inside a container"
+    elif not wanted:
+        case.facts["container"] = "no NVIDIA_ variable is set in this container"
+    else:
+        case.facts["container"] = wanted
+
+
+def _bridges(case: Case) -> None:
+    """PCIe access control above the cards, and the IOMMU's mode: they matter to two cards or more on bare metal."""
+    line = vitals.file("/proc/cmdline")
+    flags = case.facts.get("cpu")
+    few = len(cast("Cards", case.facts["gpu"]).cards) < 2 if isinstance(case.facts.get("gpu"), Cards) else None
+    reason = ""
+    if isinstance(case.facts.get("gpu"), str):
+        reason = str(case.facts["gpu"])
+    elif few:
+        reason = "fewer than two cards"
+    elif isinstance(flags, frozenset) and "hypervisor" in flags:
+        reason = "a virtual machine: its host decides"
+    if reason:
+        case.facts |= {"acs": reason, "iommu": reason}
+        return
+    bridges = vitals.acs_bridges()
+    for name, value in (("acs", bridges), ("iommu", line if isinstance(line, Missing) else [line.strip()])):
+        if isinstance(value, Missing):
+            case.missing[name] = value.reason
+        else:
+            case.facts[name] = value
+
+
+def _twice(case: Case, sample_s: float, pause: Callable[[float], None]) -> None:
+    """The counters of the cards a second time."""
+    first = case.facts.get("gpu")
+    if isinstance(first, str):
+        case.facts["two samples"] = first
+    elif not isinstance(first, Cards) or first.problem:
+        case.missing["two samples"] = "the driver did not show the cards"
+    elif sample_s <= 0:
+        case.missing["two samples"] = "rates need two looks at the counters (--sample 10s)"
+    else:
+        pause(sample_s)
+        second = cards.look()
+        if isinstance(second, Missing):
+            case.missing["two samples"] = second.reason
+        else:
+            case.facts["two samples"] = (first, second, sample_s)
+
+
+def _ras(case: Case, pause: Callable[[float], None]) -> None:
+    """Two answers of NCCL's RAS server, where a job has one: what stands still between them hangs."""
+    host, port = _ras_address()
+    listening = _listening()
+    if isinstance(listening, Missing):
+        case.missing["ras"] = listening.reason
+    elif host == "127.0.0.1" and port not in listening:
+        case.facts["ras"] = f"no NCCL job offers its state here (nothing listens on port {port})"
+    else:
+        first = ras.ask(host, port)
+        if not isinstance(first, Missing):
+            pause(RAS_PAUSE_S)
+        second = first if isinstance(first, Missing) else ras.ask(host, port)
+        if isinstance(first, Missing) or isinstance(second, Missing):
+            case.missing["ras"] = (first if isinstance(first, Missing) else cast("Missing", second)).reason
+        else:
+            case.facts["ras"] = (first, second)
+
+
+def _ras_address() -> tuple[str, int]:
+    """Where NCCL's RAS server is: NCCL_RAS_ADDR, else its own default."""
+    host, _, port = vitals.environment().get("NCCL_RAS_ADDR", "").rpartition(":")
+    plain = host.strip("[]")
+    here = plain in ("", "localhost", "127.0.0.1", "::1")
+    return ("127.0.0.1" if here else plain), int(port) if port.isdigit() and len(port) < 6 else ras.PORT
 
 
 def _graphics(case: Case) -> None:
@@ -91,6 +194,11 @@ def _graphics(case: Case) -> None:
         "pcie_width",
         "pcie_gen",
         "processes",
+        "fabric",
+        "nvlinks",
+        "app_clock",
+        "retired",
+        "reserved",
     )
     every = ("gpu", "shm", *(f"gpu.{name}" for name in names))
     if not isinstance(bus, Missing) and not bus:
@@ -103,7 +211,7 @@ def _graphics(case: Case) -> None:
     if isinstance(bus, Missing) and found.problem == "not loaded":
         case.facts |= dict.fromkeys(every, "no NVIDIA driver, and the bus cannot be seen")
         return
-    if str(vitals.file("/proc/1/comm")).strip() not in ("systemd", "init"):
+    if _is_container():
         found = Cards(tuple(_without_processes(card) for card in found.cards), found.problem, found.words)
     case.facts["gpu"] = found
     case.facts["gpu on the bus"] = 0 if isinstance(bus, Missing) else len(bus)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,11 +16,10 @@ from dsctl.doctor.model import SEVERITIES, Case, Finding, Rule, Severity, at_lea
 from dsctl.doctor.redact import redacted
 from dsctl.doctor.report import Diagnosis
 from dsctl.doctor.rules import catalogue
-from dsctl.facts.logscan import Scan, Scanner, scan
-from dsctl.flows import checkup
+from dsctl.facts.logscan import Scan, scan
+from dsctl.flows import checkup, logreading
+from dsctl.flows.logreading import Told
 from dsctl.reach import bundles, logfiles, vitals
-
-Told = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +83,16 @@ def gathered(wish: Wish, told: Told | None = None) -> Gathered:
     since_s = _since(wish.since)
     if wish.bundle:
         return _unpacked(wish)
-    scans, passed, unanswered = _read_logs(wish, told)
+    scans, passed, unanswered, flights = logreading.read(wish.logs, told)
     case = context.build(scans)
+    if flights:
+        case.facts["flight"] = flights
     _configure(case, wish.config)
-    looked = [f"{s.file} ({s.lines} lines)" for s in scans]
+    looked = [f"{s.file} ({s.lines} lines)" for s in scans] + [f"{f.file} (flight recorder)" for f in flights]
     if not wish.logs:
         case.missing |= dict.fromkeys(context.KINDS, "no log was given (--logs FILE)")
     if wish.live or not wish.logs:
-        looked += _look_live(case, scans, since_s)
+        looked += _look_live(case, scans, since_s, wish.sample_s)
     else:
         _not_live(case, rules)
     if since_s is not None and wish.logs:
@@ -140,13 +140,18 @@ def _unpacked(wish: Wish) -> Gathered:
     return Gathered(case, host, [f"bundle {wish.bundle}", *looked], told[0], told[1])
 
 
-def _since(text: str) -> float | None:
+def duration(text: str, option: str) -> float:
+    """Seconds of `10s`, `15m`, `1h`, `2d`; 0 for nothing. UsageError for anything else."""
     if not text:
-        return None
+        return 0.0
     seconds = recent.span(text)
     if seconds is None:
-        raise UsageError(f"--since {text}: a number with s, m, h or d is expected", hint="--since 1h")
+        raise UsageError(f"{option} {text}: a number with s, m, h or d is expected", hint=f"{option} 1h")
     return seconds
+
+
+def _since(text: str) -> float | None:
+    return duration(text, "--since") if text else None
 
 
 def _flat(finding: Finding) -> list[Finding]:
@@ -178,28 +183,6 @@ def exit_is_failure(diagnosis: Diagnosis, fail_on: Severity) -> bool:
 def total_bytes(wish: Wish) -> int:
     """The size of the logs, for a progress bar."""
     return sum(file.size for file in logfiles.expand(list(wish.logs))[0])
-
-
-@cache
-def _scanner() -> Scanner:
-    """One automaton for all files and all calls."""
-    return Scanner(judge.literals())
-
-
-def _read_logs(wish: Wish, told: Told | None) -> tuple[list[Scan], list[tuple[str, str]], list[tuple[str, str]]]:
-    if not wish.logs:
-        return [], [], []
-    files, passed = logfiles.expand(list(wish.logs))
-    scanner = _scanner()
-    tail = max(1 << 16, min(1 << 20, (64 << 20) // max(1, len(files))))
-    scans: list[Scan] = []
-    unanswered: list[tuple[str, str]] = []
-    for file in files:
-        try:
-            scans.append(scan(file.shown, logfiles.blocks(file), scanner, tail_bytes=tail, told=told))
-        except OSError as problem:
-            unanswered.append((file.shown, f"could not be read: {problem}"))
-    return scans, passed, unanswered
 
 
 def _configure(case: Case, configs: tuple[str, ...]) -> None:
@@ -261,14 +244,14 @@ def _leaves(value: dict[str, object]) -> Iterator[tuple[str, object]]:
             yield str(key), inner
 
 
-def _look_live(case: Case, scans: list[Scan], since_s: float | None) -> list[str]:
+def _look_live(case: Case, scans: list[Scan], since_s: float | None, sample_s: float) -> list[str]:
     """This machine's facts, and its kernel's log of the last day."""
-    looked = checkup.look(case)
+    looked = checkup.look(case, sample_s)
     kernel = checkup.kernel_log(since_s)
     if isinstance(kernel, Missing):
         case.missing["kernel log"] = kernel.reason
         return looked
-    found = scan("/dev/kmsg", [kernel.encode()], _scanner())
+    found = scan("/dev/kmsg", [kernel.encode()], logreading.scanner())
     scans.append(found)
     case.hits += found.hits
     case.sources["/dev/kmsg"] = replace(context.source(found), kinds=frozenset({"kernel log"}), host=vitals.host())

@@ -84,6 +84,17 @@ def _card(nvml: Any, index: int, handle: Any) -> Card:
         "pstate": get("nvmlDeviceGetPerformanceState"),
         "temperature": get("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
         "slowdown_at": get("nvmlDeviceGetTemperatureThreshold", nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
+        "ecc_corrected": get(
+            "nvmlDeviceGetTotalEccErrors", nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED, nvml.NVML_VOLATILE_ECC
+        ),
+        "pcie_replays": get("nvmlDeviceGetPcieReplayCounter"),
+        "app_clock": get("nvmlDeviceGetApplicationsClock", nvml.NVML_CLOCK_SM),
+        "app_clock_default": get("nvmlDeviceGetDefaultApplicationsClock", nvml.NVML_CLOCK_SM),
+        "retired_pending": get("nvmlDeviceGetRetiredPagesPendingStatus"),
+        "retired": _retired(nvml, handle),
+        "reserved": _reserved(nvml, handle),
+        "fabric": _fabric(nvml, handle),
+        **_links(nvml, handle),
         "processes": get("nvmlDeviceGetComputeRunningProcesses", pick=_held),
     }
     name = get("nvmlDeviceGetName")
@@ -91,6 +102,64 @@ def _card(nvml: Any, index: int, handle: Any) -> Card:
     return Card(
         index, str(name) if isinstance(name, str) else "?", bus if isinstance(bus, str) else f"card {index}", readings
     )
+
+
+def _read(nvml: Any, call: Callable[[], Reading]) -> Reading:
+    """A reading of several calls; what the card or driver does not know is unsupported."""
+    try:
+        return call()
+    except nvml.NVMLError as error:
+        known = (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_FUNCTION_NOT_FOUND, nvml.NVML_ERROR_INVALID_ARGUMENT)
+        return Missing(UNSUPPORTED if error.value in known else str(error))
+    except (AttributeError, TypeError, ValueError) as error:
+        return Missing(str(error))
+
+
+def _retired(nvml: Any, handle: Any) -> Reading:
+    causes = (
+        nvml.NVML_PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_ERRORS,
+        nvml.NVML_PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR,
+    )
+    return _read(nvml, lambda: sum(len(nvml.nvmlDeviceGetRetiredPages(handle, cause)) for cause in causes))
+
+
+def _reserved(nvml: Any, handle: Any) -> Reading:
+    return _read(nvml, lambda: int(nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2).reserved))
+
+
+def _fabric(nvml: Any, handle: Any) -> Reading:
+    """State of the NVSwitch fabric; unsupported where the card belongs to no cluster."""
+
+    def ask() -> Reading:
+        info = nvml.c_nvmlGpuFabricInfoV_t()
+        nvml.nvmlDeviceGetGpuFabricInfoV(handle, nvml.byref(info))
+        return int(info.state) if int(info.state) and any(info.clusterUuid) else Missing(UNSUPPORTED)
+
+    return _read(nvml, ask)
+
+
+def _links(nvml: Any, handle: Any) -> dict[str, Reading]:
+    """State of every NVLink, and the sums of their error counters."""
+    states: list[tuple[int, int]] = []
+    counts = {"nvlink_replays": 0, "nvlink_crc": 0}
+    seen: Missing | None = None
+    for link in range(nvml.NVML_NVLINK_MAX_LINKS):
+        state = _read(nvml, lambda link=link: int(nvml.nvmlDeviceGetNvLinkState(handle, link)))
+        if not isinstance(state, int):
+            seen = state if isinstance(state, Missing) else seen
+            break
+        states.append((link, state))
+        for name, kinds in (
+            ("nvlink_replays", (nvml.NVML_NVLINK_ERROR_DL_REPLAY, nvml.NVML_NVLINK_ERROR_DL_RECOVERY)),
+            ("nvlink_crc", (nvml.NVML_NVLINK_ERROR_DL_CRC_FLIT,)),
+        ):
+            for kind in kinds:
+                value = _read(nvml, lambda k=kind, n=link: int(nvml.nvmlDeviceGetNvLinkErrorCounter(handle, n, k)))
+                counts[name] += value if isinstance(value, int) else 0
+    if not states:
+        absent = seen or Missing(UNSUPPORTED)
+        return {"nvlinks": absent, "nvlink_replays": absent, "nvlink_crc": absent}
+    return {"nvlinks": states, **counts}
 
 
 def _held(processes: Any) -> list[tuple[int, int]]:

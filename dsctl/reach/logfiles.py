@@ -62,6 +62,23 @@ def blocks(file: LogFile) -> Iterator[bytes]:
         raise OSError(f"damaged archive: {problem}") from problem
 
 
+def head(file: LogFile, size: int = 4096) -> bytes:
+    """The beginning of a file; empty for standard input, which can be read only once."""
+    if file.path is None:
+        return b""
+    for block in blocks(file):
+        return block[:size]
+    return b""
+
+
+def text(file: LogFile, most: int) -> str:
+    """A whole small file. ValueError when it is larger than `most` bytes."""
+    data = b"".join(blocks(file)) if file.size <= most else b""
+    if file.size > most:
+        raise ValueError(f"{file.size} bytes; at most {most} are read")
+    return data.decode("utf-8", "replace")
+
+
 def _opened(file: LogFile) -> IO[bytes]:
     if file.path is None:
         return sys.stdin.buffer

@@ -93,6 +93,38 @@ def pci_cards() -> list[str] | Missing:
     ]
 
 
+def acs_bridges() -> list[str] | Missing:
+    """Bus numbers of PCIe bridges that send peer-to-peer traffic through the root (ACS source validation is on)."""
+    root = Path("/sys/bus/pci/devices")
+    found: list[str] = []
+    seen = 0
+    try:
+        for device in sorted(root.iterdir()):
+            if str(file(f"{device}/class")).startswith("0x0604"):
+                config = (device / "config").read_bytes()
+                seen += 1
+                if len(config) < 4096:
+                    return Missing("reading ACS needs root (PCIe configuration space)")
+                if acs_is_on(config):
+                    found.append(device.name)
+    except OSError as error:
+        return Missing(f"{root}: {error}")
+    return found if seen else Missing("no PCIe bridge can be seen")
+
+
+def acs_is_on(config: bytes) -> bool:
+    """True when a bridge's configuration space has ACS with source validation switched on."""
+    at = 0x100
+    for _ in range(96):
+        if at < 0x100 or at + 8 > len(config):
+            return False
+        head = int.from_bytes(config[at : at + 4], "little")
+        if head & 0xFFFF == 0x000D:  # the ACS capability; its control register is at +6
+            return bool(config[at + 6] & 0x01)
+        at = head >> 20
+    return False
+
+
 def has_infiniband() -> bool:
     """True when RDMA devices are there."""
     return Path("/dev/infiniband").is_dir()

@@ -57,6 +57,7 @@ Only = Annotated[list[str] | None, typer.Option("--only", metavar="RULE", help="
 FailOn = Annotated[str, typer.Option("--fail-on", metavar="SEVERITY", help="Exit 1 from this severity on.")]
 Threshold = Annotated[str, typer.Option("--threshold", metavar="SEVERITY", help="Show from this severity on.")]
 Since = Annotated[str, typer.Option("--since", metavar="1h", help="Only the last hours of logs (s, m, h, d).")]
+Sample = Annotated[str, typer.Option("--sample", metavar="10s", help="Look at counters twice, that far apart.")]
 Out = Annotated[str, typer.Option("--out", metavar="BUNDLE", help="Also write all evidence, redacted, to this tar.gz.")]
 From = Annotated[str, typer.Option("--from", metavar="BUNDLE", help="Judge a bundle that --out wrote elsewhere.")]
 Format = Annotated[str, typer.Option("--format", metavar="text|markdown|json", help="The form of the report.")]
@@ -74,6 +75,7 @@ def doctor(
     threshold: Threshold = "warning",
     allow_incomplete: Incomplete = False,
     since: Since = "",
+    sample: Sample = "",
     out: Out = "",
     from_: From = "",
     form: Format = "text",
@@ -83,9 +85,18 @@ def doctor(
     if ctx.invoked_subcommand is not None:
         return
     from dsctl.cli import diagnosis
+    from dsctl.flows import diagnose
     from dsctl.flows.diagnose import Wish
 
-    wish = Wish(tuple(logs or ()), tuple(config or ()), tuple(only or ()), live, since, from_)
+    wish = Wish(
+        tuple(logs or ()),
+        tuple(config or ()),
+        tuple(only or ()),
+        live,
+        since,
+        from_,
+        diagnose.duration(sample, "--sample"),
+    )
     limits = diagnosis.Limits(fail_on, threshold, allow_incomplete, "json" if json else form, out)
     raise typer.Exit(diagnosis.run(wish, limits))
 

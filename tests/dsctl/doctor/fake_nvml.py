@@ -53,11 +53,57 @@ class FakeLibrary:
         out._obj.contents = ctypes.cast(0x1000 + at, type(out._obj)).contents
         return OK
 
-    def f_nvmlDeviceGetTotalEccErrors(self, handle: Any, _kind: Any, _counter: Any, out: Any) -> int:
-        return self._number(handle, "ecc", out)
+    def f_nvmlDeviceGetTotalEccErrors(self, handle: Any, kind: Any, _counter: Any, out: Any) -> int:
+        is_corrected = getattr(kind, "value", kind) == nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED
+        return self._number(handle, "corrected" if is_corrected else "ecc", out)
 
     def f_nvmlDeviceGetCurrentClocksEventReasons(self, handle: Any, out: Any) -> int:
         return self._number(handle, "clocks", out)
+
+    def f_nvmlDeviceGetPcieReplayCounter(self, handle: Any, out: Any) -> int:
+        return self._number(handle, "replays", out)
+
+    def f_nvmlDeviceGetApplicationsClock(self, handle: Any, _kind: Any, out: Any) -> int:
+        return self._number(handle, "app_clock", out)
+
+    def f_nvmlDeviceGetDefaultApplicationsClock(self, handle: Any, _kind: Any, out: Any) -> int:
+        return self._number(handle, "app_clock_default", out)
+
+    def f_nvmlDeviceGetRetiredPagesPendingStatus(self, handle: Any, out: Any) -> int:
+        return self._number(handle, "retired_pending", out)
+
+    def f_nvmlDeviceGetRetiredPages(self, handle: Any, _cause: Any, count: Any, pages: Any) -> int:
+        number = self._of(handle).get("retired")
+        if number is None:
+            return nvml.NVML_ERROR_NOT_SUPPORTED
+        count._obj.value = number
+        return OK if pages is not None or not number else nvml.NVML_ERROR_INSUFFICIENT_SIZE
+
+    def f_nvmlDeviceGetMemoryInfo(self, handle: Any, out: Any) -> int:
+        held = self._of(handle).get("reserved")
+        if held is None:
+            return nvml.NVML_ERROR_NOT_SUPPORTED
+        out._obj.reserved = held
+        return OK
+
+    def f_nvmlDeviceGetGpuFabricInfoV(self, handle: Any, out: Any) -> int:
+        state = self._of(handle).get("fabric")
+        if state is None:
+            return nvml.NVML_ERROR_NOT_SUPPORTED
+        out._obj.state, out._obj.clusterUuid[0] = state, self._of(handle).get("cluster", 1)
+        return OK
+
+    def f_nvmlDeviceGetNvLinkState(self, handle: Any, link: Any, out: Any) -> int:
+        states = self._of(handle).get("links", [])
+        at = getattr(link, "value", link)
+        if at >= len(states):
+            return nvml.NVML_ERROR_INVALID_ARGUMENT if states else nvml.NVML_ERROR_NOT_SUPPORTED
+        out._obj.value = states[at]
+        return OK
+
+    def f_nvmlDeviceGetNvLinkErrorCounter(self, handle: Any, _link: Any, kind: Any, out: Any) -> int:
+        out._obj.value = self._of(handle).get("link_errors", {}).get(getattr(kind, "value", kind), 0)
+        return OK
 
     def f_nvmlDeviceGetPersistenceMode(self, handle: Any, out: Any) -> int:
         return self._number(handle, "persistence", out)

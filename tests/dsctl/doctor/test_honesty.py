@@ -109,13 +109,20 @@ def test_a_removed_probe_is_not_checked(rule: Rule) -> None:
     assert (verdict.outcome, verdict.why) == ("not checked", f"{probe} was taken away")
 
 
-@pytest.mark.parametrize("probe", ["file", "space", "pci_cards", "program", "kernel_log"])
-def test_a_dead_probe_is_never_clear(probe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe of this machine that cannot answer leaves rules unchecked and the others as they were."""
-    before = {v.rule: v.outcome for v in diagnose(Wish()).verdicts}
+@pytest.mark.parametrize(
+    ("probe", "rules"),
+    [
+        ("file", ["MEM-LOW", "THP-NEVER", "FD-TABLE", "NCCL-RAS-MISSING"]),
+        ("space", ["DISK-FILLING"]),
+        ("pci_cards", ["GPU-DRIVER", "ECC-DBE", "FABRIC", "PCIE-REPLAY"]),
+        ("kernel_log", ["XID-79", "HOST-OOMKILL", "PANIC"]),
+    ],
+)
+def test_a_dead_probe_is_never_clear(probe: str, rules: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe of this machine that cannot answer leaves the rules that need it unchecked, with its reason."""
     monkeypatch.setattr(vitals, probe, lambda *_: Missing("taken away"))
     if probe == "pci_cards":
         monkeypatch.setattr(cards, "look", lambda: Missing("no library"))
-    after = {v.rule: v.outcome for v in diagnose(Wish()).verdicts}
-    turned = {rule for rule in after if after[rule] == "clear" and before[rule] != "clear"}
-    assert turned == set()
+    after = {v.rule: v for v in diagnose(Wish()).verdicts}
+    assert {rule: after[rule].outcome for rule in rules} == dict.fromkeys(rules, "not checked")
+    assert all(after[rule].why for rule in rules)

@@ -45,6 +45,18 @@ def _fired(monkeypatch: pytest.MonkeyPatch, found: list[dict[str, Any]], **drive
         ({"pcie_width": 8}, "PCIE-WIDTH"),
         ({"persistence": 0}, "PERSIST-OFF"),
         ({"lost": True}, "GPU-DRIVER"),
+        ({"fabric": 2}, "FABRIC"),
+        ({"fabric": 3}, ""),
+        ({"fabric": 2, "cluster": 0}, ""),
+        ({"links": [1, 1, 0, 1]}, "NVL-DOWN"),
+        ({"links": [0, 0, 0, 0]}, ""),
+        ({"clocks": 0x2, "app_clock": 1200, "app_clock_default": 1980}, "CLOCK-LOCK"),
+        ({"clocks": 0x2, "app_clock": 1980, "app_clock_default": 1980}, ""),
+        ({"retired": 20}, "PAGES"),
+        ({"retired": 3, "retired_pending": 0}, ""),
+        ({"retired": 3, "retired_pending": 1}, "PAGES"),
+        ({"reserved": 2 << 30}, "MEM-RESERVED"),
+        ({"reserved": 600 << 20}, ""),
     ],
 )
 def test_card_faults(change: dict[str, Any], rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +80,53 @@ def test_driver_faults(code: int, words: str, monkeypatch: pytest.MonkeyPatch) -
     assert words in str(case.facts["gpu"])
     outcomes = {v.rule: v.outcome for v in judge.verdicts(case, set(fired), LIVE)}
     assert outcomes["ECC-DBE"] == "not checked"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rule"),
+    [
+        ({"corrected": 5}, {"corrected": 6}, ""),
+        ({"corrected": 5}, {"corrected": 9}, "ECC-SBE-RATE"),
+        ({"corrected": 900}, {"corrected": 2}, ""),
+        ({"replays": 1}, {"replays": 2}, ""),
+        ({"replays": 1}, {"replays": 9}, "PCIE-REPLAY"),
+        ({"links": [1], "link_errors": {0: 4}}, {"links": [1], "link_errors": {0: 5}}, "NVL-ERR"),
+        ({"links": [1], "link_errors": {2: 0}}, {"links": [1], "link_errors": {2: 900}}, ""),
+        ({"links": [1], "link_errors": {2: 0}}, {"links": [1], "link_errors": {2: 9000}}, "NVL-ERR"),
+    ],
+)
+def test_rates_of_two_samples(
+    before: dict[str, Any], after: dict[str, Any], rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counters are judged by how they move in 15 s; a counter that was reset says nothing."""
+    monkeypatch.setattr(vitals, "pci_cards", lambda: ["0000:01:00.0"])
+    found, case = [HEALTHY | before], Case()
+    with driver(found):
+        checkup.look(case, 15.0, lambda _: found[0].update(after))
+    assert [f.rule.id for f in live.findings(case, "gpu-t1") if f.rule.needs[0] == "two samples"] == (
+        [rule] if rule else []
+    )
+
+
+def test_one_sample_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one look at the counters the rules about rates are not checked, and the option is named."""
+    _, case = _fired(monkeypatch, [HEALTHY])
+    verdicts = {v.rule: v for v in judge.verdicts(case, set(), LIVE)}
+    assert {verdicts[name].outcome for name in ("ECC-SBE-RATE", "PCIE-REPLAY", "NVL-ERR")} == {"not checked"}
+    assert "--sample" in verdicts["PCIE-REPLAY"].why
+
+
+def test_acs_is_read_from_configuration_space() -> None:
+    """Source validation of the ACS capability is found behind other capabilities; without it or switched off: no."""
+    config = bytearray(4096)
+    config[0x100:0x104] = (0x0001 | (1 << 16) | (0x148 << 20)).to_bytes(4, "little")
+    config[0x148:0x14C] = (0x000D | (1 << 16)).to_bytes(4, "little")
+    assert not vitals.acs_is_on(bytes(config))
+    config[0x148 + 6] = 0x1D
+    assert vitals.acs_is_on(bytes(config))
+    assert not vitals.acs_is_on(bytes(256))
+    config[0x148:0x14C] = (0x0001 | (0x148 << 20)).to_bytes(4, "little")  # a loop
+    assert not vitals.acs_is_on(bytes(config))
 
 
 def test_consumer_card_is_not_applicable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +163,7 @@ FACTS: dict[str, Any] = {
     "disks": {"/": (100 << 30, 50 << 30, 1)}, "memory": (64 << 30, 32 << 30), "cpu": frozenset({"avx2", "avx512f"}),
     "thp": ["always [madvise] never"], "governor": ["performance"],
     "files": (100, 100000), "compiler": ("/usr/bin/cc", ""), "port": (8000, frozenset()), "shm": 16 << 30,
+    "acs": [], "iommu": ["quiet intel_iommu=on iommu=pt"], "container": {"NVIDIA_VISIBLE_DEVICES": "all"},
 }  # fmt: skip
 
 
@@ -127,6 +187,10 @@ FACTS: dict[str, Any] = {
         ("compiler", ("", "none on PATH"), "NO-COMPILER"),
         ("files", (99000, 100000), "FD-TABLE"),
         ("port", (8000, frozenset({8000})), "PORT-BUSY"),
+        ("acs", ["0000:40:01.0"], "ACS"),
+        ("iommu", ["quiet intel_iommu=on"], "IOMMU"),
+        ("container", {"NVIDIA_VISIBLE_DEVICES": "void"}, "CT-VIS"),
+        ("container", {"NVIDIA_DRIVER_CAPABILITIES": "utility"}, "CT-VIS"),
     ],
 )
 def test_machine_facts(fact: str, value: Any, rule: str) -> None:
