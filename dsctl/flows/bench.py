@@ -51,7 +51,8 @@ class Verdict:
 def bench(project: Project, wish: Wish, goal: Goal, out: Path | None, watcher: Watcher, *, mock: bool) -> Verdict:
     """Measure `wish.url`, the stand-in server, or what is deployed as this project."""
     need("bench", "bench")
-    from dsctl.bench import judge
+    from dsctl.bench import judge, report
+    from dsctl.bench.runs import Run
 
     objectives = slo.wished(goal.limits, goal.preset, goal.attainment) or slo.parse(OBJECTIVES)
     with _site(project, wish, mock=mock) as site:
@@ -59,6 +60,7 @@ def bench(project: Project, wish: Wish, goal: Goal, out: Path | None, watcher: W
         ran = run.measure(_with_key(wish), site, folder, watcher)
     document = judge.document(ran.facts, ran.rows, objectives)
     records.write_run(folder, document)
+    report.write(folder / "report.html", Run(folder, document, ran.facts, tuple(ran.rows)), document)
     code = ran.stop.exit_code if ran.stop else EXITS.get(str(document["verdict"]), Exit.OK)
     return Verdict(document, folder, code, ran.stop)
 

@@ -18,7 +18,7 @@ from dsctl.flows.project import Project
 PARTS = {
     "engine": ("torch", "tokenizers", "safetensors", "uvicorn"),
     "gateway": ("uvicorn", "uvloop", "httptools"),
-    "bench": ("locust", "gevent", "geventhttpclient"),
+    "bench": ("locust", "gevent", "geventhttpclient", "numpy"),
 }
 
 

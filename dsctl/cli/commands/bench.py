@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from dsctl.cli import verdicts
 from dsctl.cli.options import Config, Json, Quiet
 
 
@@ -88,3 +89,6 @@ def run(
     )  # fmt: skip
     goal = Goal(slo, slo_preset, attainment)
     raise typer.Exit(benchmark.run(config, wish, goal, out, mock=mock, json=json, quiet=quiet))
+
+
+verdicts.add_to(group)
