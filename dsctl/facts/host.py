@@ -121,6 +121,8 @@ class HostFacts:
     cgroup: int | Missing  # 1 | 2
     user: str | Missing = NOT_ASKED
     is_root: bool = False
+    uid: int | Missing = NOT_ASKED  # of the login
+    gid: int | Missing = NOT_ASKED
     sudo: bool | Missing = NOT_ASKED  # True: `sudo -n` works
     systemd: str | Missing = NOT_ASKED  # its version
     weights: Mapping[str, str] | Missing = NOT_ASKED  # directory asked for → digest of its listing

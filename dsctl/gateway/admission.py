@@ -60,9 +60,11 @@ def check_host(scope: Scope, settings: Settings) -> None:
 
 
 def is_loopback(scope: Scope) -> bool:
-    """The peer is on this machine."""
-    client = scope.get("client")
+    """The peer is on this machine: it has a loopback address, or the very address it reached us by."""
+    client, server = scope.get("client"), scope.get("server")
     try:
+        if client and server and client[0] == server[0]:
+            return True
         return bool(client) and ipaddress.ip_address(client[0]).is_loopback
     except ValueError:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import os
 from pathlib import Path
 
 import msgspec
@@ -46,8 +47,8 @@ class Secrets:
 
     def __init__(self, state_dir: Path) -> None:
         self._keys_file = WatchedFile(state_dir / "keys.json")
-        self._admin_file = WatchedFile(state_dir / "admin.token")
-        self._replica_file = WatchedFile(state_dir / "replica.token")
+        self._admin_file = WatchedFile(_named("DSCTL_ADMIN_TOKEN_FILE", state_dir / "admin.token"))
+        self._replica_file = WatchedFile(_named("DSCTL_REPLICA_TOKEN_FILE", state_dir / "replica.token"))
         self._keys: list[tuple[str, bytes]] = []
         self._admin = b""
         self.wants_key = False  # once there were keys, their file going away opens nothing
@@ -88,6 +89,11 @@ class Secrets:
     def is_admin(self, presented: bytes) -> bool:
         """Whether this is the admin's token; never when there is none."""
         return bool(self._admin) and hmac.compare_digest(hashlib.sha256(presented).digest(), self._admin)
+
+
+def _named(variable: str, otherwise: Path) -> Path:
+    """The file a container's environment names for a secret, else the one in the state directory."""
+    return Path(os.environ[variable]) if os.environ.get(variable) else otherwise
 
 
 def bearer(value: bytes) -> bytes:

@@ -1,0 +1,197 @@
+"""One thing a verb will do to a fleet, as a value: `plan` prints it and `deploy` carries out the very same.
+
+Every action says what shall be, not what to change: carried out twice, the second time finds it done. `host` is where.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsctl.base.container import ContainerSpec
+from dsctl.base.step import Row
+
+
+@dataclass(frozen=True, slots=True)
+class MakeHome:
+    """The project's directory on the host, entered only by its owner."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShareSecrets:
+    """The project's tokens, the same on all these hosts: taken from one that has them, else made; never shown."""
+
+    hosts: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PutSecret:
+    """A file of the operator's machine (a TLS key) as a secret of the host."""
+
+    name: str
+    source: Path
+    mark: str  # stands for its content
+
+
+@dataclass(frozen=True, slots=True)
+class PutFile:
+    """A file with exactly this text below the project's directory, written beside and renamed."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchImage:
+    """The image under that name with that id (empty: whatever the source has), streamed from another host."""
+
+    image: str
+    id: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class PullImage:
+    """The image from its registry, by the host itself."""
+
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildImage:
+    """The image built on the host from a context that dsctl makes; `kind` is engine or front, `base` its base."""
+
+    image: str
+    kind: str
+    base: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunContainer:
+    """That container runs as specified; one of the same name but another specification gives way."""
+
+    spec: ContainerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class EndContainer:
+    """The container with that id is stopped (SIGTERM, then SIGKILL after `grace_s`) and removed; another id stays."""
+
+    name: str
+    id: str  # empty: the one this plan created
+    grace_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class EditTable:
+    """On all these front hosts the replica table with these rows set and these names gone, under a higher generation.
+
+    Ends when every gateway that runs there serves it.
+    """
+
+    fronts: tuple[str, ...]
+    rows: tuple[Row, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitReady:
+    """Waits until the container is healthy; one that dies or restarts ends the wait with its last words."""
+
+    container: str
+    url: str  # 200 there means ready; asked from inside the container
+    timeout_s: float
+    model: str = ""  # whose load this is, to be remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A real completion through nginx and the gateway of the front host: to one replica, or (empty) as a client's."""
+
+    replica: str
+    port: int
+    is_tls: bool
+    model: str
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Soak:
+    """Watches that the replica goes on serving for so long."""
+
+    replica: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Waits until no front host has anything in flight on the replica, at most `timeout_s`."""
+
+    fronts: tuple[str, ...]
+    replica: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadFront:
+    """nginx reads its configuration again after it has found it right; the old one is put back otherwise."""
+
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A release's record on all these hosts."""
+
+    hosts: tuple[str, ...]
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A marker below the project's directory (cordon, hold) with a text, or none (None)."""
+
+    name: str
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DropRelease:
+    """A release's record is removed."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropImage:
+    """An image that no container and no kept release uses is removed."""
+
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetProject:
+    """The project's directory on the host is removed with all secrets."""
+
+
+FleetAction = (
+    MakeHome | ShareSecrets | PutSecret | PutFile | FetchImage | PullImage | BuildImage | RunContainer | EndContainer
+    | EditTable | AwaitReady | Gate | Soak | Drain | ReloadFront | Record | Mark | DropRelease | DropImage
+    | ForgetProject
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStep:
+    """One action on one host (for an action on several: the first), its sentence and its reason.
+
+    `replica` names the new replica the step brings up.
+    """
+
+    host: str
+    title: str
+    action: FleetAction
+    why: str = ""
+    replica: str = ""

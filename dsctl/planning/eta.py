@@ -1,0 +1,47 @@
+"""How long a plan will take: each wait by what the like of it took before, copies that load together counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from dsctl.base.fleetstep import AwaitReady, Drain, FetchImage, FleetStep, RunContainer, Soak
+from dsctl.base.missing import Missing
+
+LATEST = 5  # remembered times that count
+ACTION_S = 1.0  # of anything nothing is remembered about: a call or two over the network
+
+
+def eta(steps: Sequence[FleetStep], loads: Mapping[str, Sequence[float]]) -> float | Missing:
+    """Seconds; Missing when a load is awaited and none of this model was ever seen.
+
+    `loads`: times by what they were of: `load MODEL`, `drain`, `fetch`, `act` (anything else), oldest first.
+    """
+    now = 0.0
+    started: dict[str, float] = {}
+    each = usual(loads, "act", ACTION_S)
+    for step in steps:
+        match step.action:
+            case RunContainer(spec):
+                now += each
+                started[spec.name] = now
+            case AwaitReady(container, _, _, model) if model:
+                took = usual(loads, f"load {model}", -1.0)
+                if took < 0:
+                    return Missing(f"no load of {model} was seen yet")
+                now = max(now + each, started.get(container, now) + took)
+            case Soak(_, soak_s):
+                now += soak_s + each
+            case Drain():
+                now += usual(loads, "drain", each)
+            case FetchImage():
+                now += usual(loads, "fetch", 10 * each)
+            case _:
+                now += each
+    return now
+
+
+def usual(loads: Mapping[str, Sequence[float]], what: str, default: float) -> float:
+    """The median of the latest times of that kind."""
+    times = list(loads.get(what, ()))[-LATEST:]
+    return median(times) if times else default
