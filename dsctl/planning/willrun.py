@@ -16,6 +16,7 @@ from engine.spec.config import EngineConfig
 from engine.spec.errors import EngineError
 from engine.spec.memory import latent_bytes_per_token, weight_bytes, workspace_bytes
 from engine.spec.model import ModelSpec, spec_from_config
+from engine.spec.policy import DEFAULT, NAMED, Policy
 
 LEAST_CAPABILITY = (8, 0)  # bfloat16 matrix units; older cards compute it much slower or not at all
 FP8_CAPABILITY = (8, 9)  # 8-bit float matrix units
@@ -49,7 +50,7 @@ def need(config: Mapping[str, Any], flags: Mapping[str, Scalar]) -> Need | Missi
     try:
         spec = spec_from_config(dict(config))
         engine = EngineConfig(model="", **cast("dict[str, Any]", dict(flags)))
-        weights = weight_bytes(spec, engine.dtype, engine.quantization)
+        weights = weight_bytes(spec, engine.dtype, _policy(spec, engine))
         cache = _tokens(spec, engine) * latent_bytes_per_token(spec, engine.dtype)
         return Need(weights, workspace_bytes(spec, engine), cache)
     except (EngineError, TypeError) as error:
@@ -105,6 +106,12 @@ def _on_processor(facts: HostFacts, wanted: Need | Missing) -> str | None:
 def _shown(wanted: Need) -> str:
     parts = f"weights {size(wanted.weights)}, workspace {size(wanted.workspace)}, cache {size(wanted.cache)}"
     return f"{size(wanted.total)} ({parts})"
+
+
+def _policy(spec: ModelSpec, engine: EngineConfig) -> Policy:
+    """The formats of the weights as far as config.json tells; a policy file on the hosts is not read from here."""
+    automatic = DEFAULT if spec.fp8_block is not None else Policy()
+    return NAMED.get(engine.quantization, automatic)
 
 
 def _tokens(spec: ModelSpec, engine: EngineConfig) -> int:

@@ -77,7 +77,8 @@ class Machine:
         found = () if isinstance(facts.containers, Missing) else facts.containers
         self.containers = {each.name: each for each in found}
         self.images = dict(facts.docker.images) if isinstance(facts.docker, Docker) else {}
-        for project, state in ({} if isinstance(facts.projects, Missing) else facts.projects).items():
+        states: Mapping[str, ProjectState] = {} if isinstance(facts.projects, Missing) else facts.projects
+        for project, state in states.items():
             self.files |= {f"{project}/{path}": text for path, text in state.files.items()}
         self._next = 0
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -65,7 +65,7 @@ class FleetDoor:
         }  # fmt: skip
 
     @contextmanager
-    def held(self, verb: str) -> Iterator[None]:
+    def held(self, verb: str) -> Generator[None]:
         """The lock of every host, taken in the order of their names; all are given back at the end."""
         taken: list[HostDoor] = []
         try:

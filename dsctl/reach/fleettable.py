@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, cast
 
 from dsctl.base.errors import DeadlineError
 from dsctl.base.fleetstep import EditTable
@@ -56,7 +55,7 @@ def _await_served(front: HostDoor, generation: int, voice: Voice, pause_s: float
 
 
 def _shown(generation: int, rows: Sequence[Row]) -> str:
-    told = {"generation": generation, "replicas": [cast("dict[str, Any]", asdict(row)) for row in rows]}
+    told = {"generation": generation, "replicas": [asdict(row) for row in rows]}
     return json.dumps(told, indent=1) + "\n"
 
 

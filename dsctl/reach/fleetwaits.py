@@ -108,7 +108,7 @@ def until_drained(fronts: Sequence[HostDoor], action: Drain, voice: Voice, pause
         left = 0
         for front in fronts:
             status = gateway_status(front)
-            rows = status["replicas"] if status else []
+            rows: list[dict[str, Any]] = status["replicas"] if status else []
             left += sum(int(row.get("inflight", 0)) for row in rows if row["name"] == action.replica)
         waited = time.monotonic() - began
         if not left:
