@@ -11,6 +11,7 @@ from dsctl.base.exits import Exit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dsctl.cli.show import Terminal
     from dsctl.doctor.model import Severity
     from dsctl.doctor.report import Diagnosis
     from dsctl.flows.diagnose import Gathered, Wish
@@ -29,22 +30,59 @@ class Limits:
     out: str = ""
 
 
-def run(wish: Wish, limits: Limits) -> int:
-    """Diagnoses, shows, and says how to exit."""
+@dataclass(frozen=True, slots=True)
+class Deeds:
+    """What is done besides looking: self-tests, repairs, and whether a person has agreed to them."""
+
+    deep: bool = False
+    fix: bool = False
+    yes: bool = False
+    dry_run: bool = False
+
+
+def run(wish: Wish, limits: Limits, deeds: Deeds | None = None) -> int:
+    """Diagnoses, shows, repairs where that was asked for, and says how to exit."""
     from dsctl.cli import show
     from dsctl.flows import diagnose
 
     fail_on = diagnose.severity(limits.fail_on, "--fail-on")
     threshold = diagnose.severity(limits.threshold, "--threshold")
     form = _form(limits.form)
+    deeds = deeds or Deeds()
+    voice = show.Terminal(agreed=deeds.yes)
     seen = _with_progress(wish)
+    if deeds.deep:
+        diagnose.require_live(wish, "--deep")
+        from dsctl.flows import deepcheck
+
+        told, mute = deepcheck.run(seen.case, voice)
+        seen.looked += told
+        seen.unanswered += mute
     found = diagnose.judged(seen, wish)
     show.diagnosed(form(found, threshold))
     if limits.out:
         diagnose.save(seen, found, limits.out)
+    if deeds.fix and (code := _repair(wish, seen, found, deeds, voice)):
+        return code
     if diagnose.exit_is_failure(found, fail_on):
         return Exit.FAILED
     return Exit.PARTIAL if found.unanswered and not limits.allow_incomplete else Exit.OK
+
+
+def _repair(wish: Wish, seen: Gathered, found: Diagnosis, deeds: Deeds, voice: Terminal) -> int:
+    """The listed repairs of what was found here; 3 when they were only shown."""
+    from dsctl.flows import remedy
+
+    turns = remedy.plan(wish, seen, found)
+    for turn in turns:
+        voice.say(f"{turn.rule}: {turn.title}   undo: {turn.undo}")
+    if not turns:
+        voice.say("--fix: nothing of what was found can be repaired by a listed, reversible change")
+        return 0
+    if deeds.dry_run:
+        return Exit.PENDING
+    voice.say(f"journal: {remedy.apply(turns, voice)}")
+    return 0
 
 
 def _form(name: str) -> Callable[[Diagnosis, Severity], str | dict[str, Any]]:

@@ -17,6 +17,8 @@ Judge = Callable[[Case], Iterator[Seen]]
 HARMFUL = {
     "NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1", "NCCL_SHM_DISABLE": "1", "CUDA_LAUNCH_BLOCKING": "1", "NCCL_CUMEM_ENABLE": "0",
 }  # fmt: skip
+SLOW_MEMORY = 2e9  # bytes a second
+SLOW_DISK = 100e6
 OLD = ("NCCL_BLOCKING_WAIT", "NCCL_ASYNC_ERROR_HANDLING", "NCCL_DESYNC_DEBUG", "NCCL_ENABLE_TIMING")
 
 
@@ -196,7 +198,30 @@ def _zombies(case: Case) -> Iterator[Seen]:
                 )
 
 
+def _deep_memory(case: Case) -> Iterator[Seen]:
+    (rate,) = cast("list[float]", case.facts["deep.memory"])
+    if rate < SLOW_MEMORY:
+        yield f"{rate:.0f} bytes a second read and written", {"rate": f"{rate / 1e9:.2f}"}
+
+
+def _deep_disk(case: Case) -> Iterator[Seen]:
+    rate, path = cast("tuple[float, str]", case.facts["deep.disk"])
+    if rate < SLOW_DISK:
+        yield f"{rate:.0f} bytes a second written to {path}", {"rate": f"{rate / 1e6:.0f}", "path": path}
+
+
+def _deep_test(name: str) -> Judge:
+    def judge(case: Case) -> Iterator[Seen]:
+        is_right, words = cast("tuple[bool, str]", case.facts[name])
+        if not is_right:
+            yield words, {"words": words}
+
+    return judge
+
+
 JUDGES: dict[str, Judge] = {
+    "DEEP-MEMORY": _deep_memory, "DEEP-DISK": _deep_disk, "DEEP-KERNELS": _deep_test("deep.kernels"),
+    "DEEP-FRONT": _deep_test("deep.front"),
     **cardrules.JUDGES,
     "SHM-SMALL": _shm, "LIMIT-NOFILE": _nofile, "LIMIT-MEMLOCK": _memlock, "DISK-FILLING": _disks, "MEM-LOW": _memory, "THP-NEVER": _thp,
     "OMP-SPIN": _spin, "OMP-THREADS": _threads, "NCCL-ENV-HARMFUL": _harmful, "ENV-OLD-NAMES": _old, "ALLOC-CONF-TWICE": _twice,

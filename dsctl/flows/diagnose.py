@@ -21,6 +21,8 @@ from dsctl.flows import checkup, logreading
 from dsctl.flows.logreading import Told
 from dsctl.reach import bundles, logfiles, vitals
 
+DEEP = ("deep.memory", "deep.disk", "deep.kernels", "deep.front")
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -87,6 +89,8 @@ def gathered(wish: Wish, told: Told | None = None) -> Gathered:
     case = context.build(scans)
     if flights:
         case.facts["flight"] = flights
+    for need in DEEP:
+        case.missing[need] = "this is an active test (--deep)"
     _configure(case, wish.config)
     looked = [f"{s.file} ({s.lines} lines)" for s in scans] + [f"{f.file} (flight recorder)" for f in flights]
     if not wish.logs:
@@ -138,6 +142,15 @@ def _unpacked(wish: Wish) -> Gathered:
         ) from problem
     _configure(case, wish.config)
     return Gathered(case, host, [f"bundle {wish.bundle}", *looked], told[0], told[1])
+
+
+def require_live(wish: Wish, option: str) -> None:
+    """UsageError where this machine was not looked at: nothing is tested or repaired for somebody else's log."""
+    if wish.bundle or (wish.logs and not wish.live):
+        raise UsageError(
+            f"{option} is about this machine, and only logs were to be looked at",
+            hint=f"dsctl doctor {option}, or add --live",
+        )
 
 
 def duration(text: str, option: str) -> float:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from dsctl.cli.options import Json
+from dsctl.cli.options import DryRun, Json, Yes
 
 MANY = ("--logs", "--only", "--config")
 
@@ -61,6 +61,8 @@ Sample = Annotated[str, typer.Option("--sample", metavar="10s", help="Look at co
 Out = Annotated[str, typer.Option("--out", metavar="BUNDLE", help="Also write all evidence, redacted, to this tar.gz.")]
 From = Annotated[str, typer.Option("--from", metavar="BUNDLE", help="Judge a bundle that --out wrote elsewhere.")]
 Format = Annotated[str, typer.Option("--format", metavar="text|markdown|json", help="The form of the report.")]
+Deep = Annotated[bool, typer.Option("--deep", help="Also test memory, disk, kernels and the front actively.")]
+Fix = Annotated[bool, typer.Option("--fix", help="Make the listed, reversible repairs of what was found here.")]
 Incomplete = Annotated[bool, typer.Option("--allow-incomplete", help="Exit 0 though a probe gave no answer.")]
 
 
@@ -79,6 +81,10 @@ def doctor(
     out: Out = "",
     from_: From = "",
     form: Format = "text",
+    deep: Deep = False,
+    fix: Fix = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Diagnose logs or this machine."""
@@ -95,10 +101,10 @@ def doctor(
         live,
         since,
         from_,
-        diagnose.duration(sample, "--sample"),
+        diagnose.duration(sample or ("10s" if deep else ""), "--sample"),
     )
     limits = diagnosis.Limits(fail_on, threshold, allow_incomplete, "json" if json else form, out)
-    raise typer.Exit(diagnosis.run(wish, limits))
+    raise typer.Exit(diagnosis.run(wish, limits, diagnosis.Deeds(deep, fix, yes, dry_run)))
 
 
 @group.command()

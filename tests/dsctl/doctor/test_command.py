@@ -48,7 +48,7 @@ def test_text_quotes_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--only", "XID-79"], 0),
         (["--only", "NO-SUCH"], 2),
         (["--fail-on", "bad"], 2),
-        (["--deep"], 2),
+        (["--deeper"], 2),
         (["--hosts", "all"], 2),
     ],
 )
