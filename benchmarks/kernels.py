@@ -15,48 +15,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.model904 import CONFIG
 from benchmarks.steps import BLOCK, batch_of
 from engine.kernels.cpu.library import Library, load
 from engine.kernels.cpu.matrix import Matrix, Mlps, stacked
 from engine.modeling import loader
-from engine.quant.policy import Format, convert
-from engine.spec.config import EngineConfig, Quantization
+from engine.quant.policy import Stored, convert
+from engine.spec.config import EngineConfig
 
-FORMATS: list[Format] = ["float32", "bfloat16", "int8", "int4"]
+FORMATS: list[Stored] = ["float32", "bfloat16", "int8", "int4"]
 WORKING_SET = 600 << 20  # bytes of weights that a round visits: more than any cache holds
-MODEL = {  # 904 M parameters, 205 M of them active
-    "architectures": ["DeepseekV3ForCausalLM"],
-    "model_type": "deepseek_v3",
-    "vocab_size": 32000,
-    "hidden_size": 1024,
-    "intermediate_size": 2816,
-    "moe_intermediate_size": 704,
-    "num_hidden_layers": 12,
-    "first_k_dense_replace": 1,
-    "num_attention_heads": 8,
-    "q_lora_rank": 384,
-    "kv_lora_rank": 512,
-    "qk_nope_head_dim": 128,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "n_routed_experts": 32,
-    "num_experts_per_tok": 4,
-    "n_shared_experts": 1,
-    "n_group": 4,
-    "topk_group": 2,
-    "topk_method": "noaux_tc",
-    "scoring_func": "sigmoid",
-    "norm_topk_prob": True,
-    "routed_scaling_factor": 2.5,
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "hidden_act": "silu",
-    "num_nextn_predict_layers": 0,
-    "tie_word_embeddings": False,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +53,7 @@ class Bench:
         return WORKING_SET / self.seconds(lambda _: self.library.stream(memory, self.threads))
 
 
-def matrices(outputs: int, inputs: int, wanted: Format) -> list[Matrix]:
+def matrices(outputs: int, inputs: int, wanted: Stored) -> list[Matrix]:
     """Enough copies that none is in a cache when its turn comes."""
     first = convert(torch.randn(outputs, inputs), wanted)
     copies = max(1, WORKING_SET // first.nbytes)
@@ -128,10 +96,10 @@ def experts(bench: Bench) -> None:
             print(f"{speed / 1e9:7.1f} GB/s {speed / bench.probe_rate:5.0%} of probe")
 
 
-def steps(bench: Bench, quantization: Quantization) -> None:
+def steps(bench: Bench, quantization: str) -> None:
     """Decode and prefill steps of the 904 M model with random weights."""
     with tempfile.TemporaryDirectory() as scratch:
-        Path(scratch, "config.json").write_text(json.dumps(MODEL))
+        Path(scratch, "config.json").write_text(json.dumps(CONFIG))
         start = time.perf_counter()
         model = loader.load(
             EngineConfig(scratch, load_format="dummy", kernels="cpu", quantization=quantization, max_model_len=2048)

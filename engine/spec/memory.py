@@ -14,7 +14,7 @@ from engine.spec.policy import NAMED, Policy
 CacheDtype = Literal["float32", "float16"]
 Held = Literal["float32", "bfloat16"]
 
-FLOAT32_CACHE_LIMIT = 32 << 10  # bytes per token over all layers; a wider latent is kept in float16
+FLOAT32_CACHE_LIMIT = 16 << 10  # bytes per token over all layers; a wider latent is kept in float16
 FLOAT32_WEIGHTS_LIMIT = 512 << 20  # bytes of float32 weights; a larger bfloat16 model is held in bfloat16
 GIB = 1 << 30
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -17,9 +18,23 @@ from engine.kernels.cpu.build import BuildError, build
 from engine.kernels.cpu.isa import usable
 from engine.kernels.cpu.matrix import Matrix, Mlps
 
-VERSION: Final = 1  # part of the numerics id: raised when a kernel's bits change
+OPERATIONS: Final = (  # csrc/profile.h
+    *("embed", "norm", "project", "latent_rows", "query_up", "rotate", "absorb_k", "attend", "absorb_v"),
+    *("prompt", "out", "router", "route", "experts", "dense", "add", "head"),
+)
+VERSION: Final = 2  # part of the numerics id: raised when a kernel's bits change
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one kind of work took since the profile was switched on."""
+
+    name: str
+    ns: int
+    bytes: int  # of weights
+    calls: int
 
 
 class Library:
@@ -93,6 +108,13 @@ class Library:
     def sizes(self, into: ctypes.Array[ctypes.c_int64]) -> int:
         """Write the compiler's sizes of the mirrored structures into an array of 8; returns how many there are."""
         return int(self._c.dsctl_sizes(into))
+
+    def profile(self, *, on: int) -> list[Spent]:
+        """Switch the profile of `layers`: 0 off, 1 wall time, 2 the thread's own time. What was spent until now."""
+        kinds = [(ctypes.c_int64 * len(OPERATIONS))() for _ in range(3)]
+        if self._c.dsctl_profile(ctypes.c_int(on), *kinds) != len(OPERATIONS):
+            raise RuntimeError("the kernels know other operations than this module")
+        return [Spent(name, *values) for name, *values in zip(OPERATIONS, *kinds, strict=True)]
 
     def stream(self, memory: Tensor, threads: int) -> None:
         """Read `memory` once with wide loads: the yardstick for every other kernel."""

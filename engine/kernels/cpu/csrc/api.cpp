@@ -2,6 +2,7 @@
 #include <new>
 
 #include "layer.h"
+#include "profile.h"
 
 using namespace dsctl;
 
@@ -27,7 +28,7 @@ extern "C" {
 
 // y[e] = x[e] · w[e]ᵀ for every matrix of the stack; see Operand for the strides.
 int dsctl_linear(const Matrix* w, const Operand* x, int64_t rows, const Operand* y, int threads) {
-    return guarded([&] { linear(*w, *x, rows, *y, threads); });
+    return guarded([&] { Timed timed(HEAD, w->N * w->K); linear(*w, *x, rows, *y, threads); });
 }
 
 // Weighted sum over chosen experts; see Routing. gate, up: E × [I, H]; down: E × [H, I].
@@ -53,6 +54,14 @@ int dsctl_layers(const Layer* const* layers, int64_t count, const Batch* batch, 
     return guarded([&] {
         for (int64_t i = 0; i < count; ++i) run_layer(*layers[i], *batch, x, caches[i]);
     });
+}
+
+// Switches the profile on or off; then hands out and forgets what it has: ns, bytes and calls [OPS]. Returns OPS.
+int dsctl_profile(int on, int64_t* ns, int64_t* bytes, int64_t* calls) {
+    for (int op = 0; op < OPS; ++op) ns[op] = profile.ns[op], bytes[op] = profile.bytes[op], calls[op] = profile.calls[op];
+    profile = Profile{};
+    profile.on = on;
+    return OPS;
 }
 
 // Sizes of the structures that Python mirrors, for a test; returns how many.

@@ -68,8 +68,11 @@ struct Dense {
     static Weight of(const Matrix& m, int64_t e) {
         return {static_cast<const W*>(m.q) + e * m.N * m.K, m.N, m.K};
     }
+    static const void* block_at(const Weight& w, int64_t block) { return w.w + block * BLOCK * w.K; }
+    static int64_t block_bytes(const Weight& w) { return BLOCK * w.K * int64_t(sizeof(W)); }
     template <int M>
-    static __attribute__((noinline)) void tile(const Weight& w, int64_t block, const void* const* rows, float* out) {
+    static __attribute__((noinline)) void tile(const Weight& w, int64_t block, const void* const* rows, float* out,
+                                               Ahead) {
         const float* x[M];
         repeat<M>(EACH(m) { x[m] = static_cast<const float*>(rows[m]); });
         int64_t left = w.N - block * BLOCK;

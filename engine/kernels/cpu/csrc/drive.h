@@ -17,26 +17,40 @@ template <typename F>
 struct Rows {
     char* base;
     size_t stride;
+    Rows(const void* prepared, int64_t K) : base(static_cast<char*>(const_cast<void*>(prepared))), stride(stride_of(K)) {}
+    static size_t stride_of(int64_t K) { return size_t(round_up(int64_t(F::row_bytes(K)), 64)); }
     Rows(Slot slot, int64_t count, int64_t K)
-        : stride(size_t(round_up(int64_t(F::row_bytes(K)), 64))) {
+        : stride(stride_of(K)) {
         base = static_cast<char*>(workspace(slot, stride * size_t(count) + 64));
     }
     void* at(int64_t i) const { return base + stride * size_t(i); }
 };
 
-// Calls body.template run<M>(first) for tiles of rows that cover [0, count).
+inline int64_t tiles_of(int64_t rows) { return (rows + TILE_M - 1) / TILE_M; }
+
+// Calls body.template run<M>(first) for tiles of nearly equal size that cover [0, count).
+template <typename Body, int... I>
+inline void run_tile(int64_t size, int64_t first, Body& body, std::integer_sequence<int, I...>) {
+    ((size == I + 1 ? body.template run<I + 1>(first) : void()), ...);
+}
 template <typename Body>
 inline void row_tiles(int64_t count, Body body) {
-    int64_t m = 0;
-    for (; m + TILE_M <= count; m += TILE_M) body.template run<TILE_M>(m);
-    for (; m + 4 <= count; m += 4) body.template run<4>(m);
-    for (; m + 2 <= count; m += 2) body.template run<2>(m);
-    if (m < count) body.template run<1>(m);
+    int64_t tiles = tiles_of(count);
+    for (int64_t i = 0; i < tiles; ++i) {
+        int64_t first = count * i / tiles, last = count * (i + 1) / tiles;
+        run_tile(last - first, first, body, std::make_integer_sequence<int, TILE_M>{});
+    }
 }
 
 inline int64_t grain(int threads, int64_t tasks, int64_t bytes_each) {
     int64_t g = std::max<int64_t>(1, TASK_BYTES / std::max<int64_t>(1, bytes_each));
     return std::max<int64_t>(1, std::min(g, tasks / (4 * int64_t(threads))));
+}
+
+// Each tile's share of a block of weights that comes next; nothing without tiles.
+template <typename F>
+inline Ahead next(const typename F::Weight& w, int64_t block, int64_t rows) {
+    return {static_cast<const char*>(F::block_at(w, block)), rows ? F::block_bytes(w) / tiles_of(rows) : 0};
 }
 
 // ---- linear: out[e] [M, N] = x[e] [M, K] · W[e]ᵀ for every matrix e of a stack ---------------------------------------
@@ -54,34 +68,53 @@ struct LinearTile {
     int valid;
     float* out;  // of the first row
     int64_t ldo;
+    Ahead ahead;
     template <int M>
     void run(int64_t m0) {
         const void* p[M];
         alignas(64) float y[M * BLOCK];
         for (int m = 0; m < M; ++m) p[m] = rows.at(first_row + m0 + m);
-        F::template tile<M>(w, block, p, y);
+        F::template tile<M>(w, block, p, y, ahead);
+        ahead.at += ahead.bytes;
         for (int m = 0; m < M; ++m)
             std::memcpy(out + (m0 + m) * ldo + block * BLOCK, y + m * BLOCK, size_t(valid) * 4);
     }
 };
 
+struct Range {
+    int64_t first, last;
+};
+
+// Every matrix's rows, ready for its format.
 template <typename F>
-void linear(const Matrix& w, Operand x, int64_t M, Operand y, int threads) {
+Rows<F> prepare(const Matrix& w, Operand x, int64_t M, int threads) {
     Rows<F> rows(ROWS, w.E * M, w.K);
     parallel(w.E * M * w.K < SHORT ? 1 : threads, w.E * M, [&](int64_t i) {
         F::encode(x.at + i / M * x.matrix + i % M * x.row, w.K, rows.at(i));
     });
-    int64_t columns = blocks(w.N), chunks = (M + CHUNK_M - 1) / CHUNK_M;
-    int64_t step = M > TILE_M ? 1 : grain(threads, w.E * columns, w.K * BLOCK), groups = (columns + step - 1) / step;
+    return rows;
+}
+
+// Rows [m) of matrix e times the columns of blocks [b); y is where the first row goes.
+template <typename F>
+void columns(const Matrix& w, int64_t e, Rows<F> rows, Range m, Range b, Operand y) {
+    typename F::Weight weight = F::of(w, e);
+    for (int64_t block = b.first; block < b.last; ++block) {
+        int valid = int(std::min<int64_t>(BLOCK, w.N - block * BLOCK));
+        Ahead ahead = next<F>(weight, block + 1, m.last - m.first);
+        row_tiles(m.last - m.first, LinearTile<F>{weight, rows, block, m.first, valid, y.at, y.row, ahead});
+    }
+}
+
+template <typename F>
+void linear(const Matrix& w, Operand x, int64_t M, Operand y, int threads) {
+    Rows<F> rows = prepare<F>(w, x, M, threads);
+    int64_t all = blocks(w.N), chunks = (M + CHUNK_M - 1) / CHUNK_M;
+    int64_t step = M > TILE_M ? 1 : grain(threads, w.E * all, w.K * BLOCK), groups = (all + step - 1) / step;
     parallel(w.E * M * w.K * w.N < SHORT ? 1 : threads, w.E * groups * chunks, [&](int64_t index) {
-        int64_t e = index / (groups * chunks), first = index % groups * step, last = std::min(columns, first + step);
-        int64_t row = index / groups % chunks * CHUNK_M;
-        typename F::Weight weight = F::of(w, e);
-        for (int64_t b = first; b < last; ++b) {
-            int valid = int(std::min<int64_t>(BLOCK, w.N - b * BLOCK));
-            LinearTile<F> tile{weight, rows, b, e * M + row, valid, y.at + e * y.matrix + row * y.row, y.row};
-            row_tiles(std::min(CHUNK_M, M - row), tile);
-        }
+        int64_t e = index / (groups * chunks), first = index / chunks % groups * step, row = index % chunks * CHUNK_M;
+        columns<F>(w, e, rows, {e * M + row, e * M + std::min(M, row + CHUNK_M)}, {first, std::min(all, first + step)},
+                   {y.at + e * y.matrix + row * y.row, y.row, 0});
     });
 }
 
@@ -132,13 +165,16 @@ struct GateUpTile {
     int64_t k, block;
     float* acts;  // [pairs, ld]
     int64_t ld;
+    Ahead up_ahead, gate_ahead;
     template <int M>
     void run(int64_t m0) {
         const void* p[M];
         alignas(64) float g[M * BLOCK], u[M * BLOCK];
         for (int m = 0; m < M; ++m) p[m] = rows.at(pairs[m0 + m] / k);
-        F::template tile<M>(gate, block, p, g);
-        F::template tile<M>(up, block, p, u);
+        F::template tile<M>(gate, block, p, g, up_ahead);
+        F::template tile<M>(up, block, p, u, gate_ahead);
+        up_ahead.at += up_ahead.bytes;
+        gate_ahead.at += gate_ahead.bytes;
         for (int m = 0; m < M; ++m)
             for (int n = 0; n < BLOCK; n += LANES)
                 store(acts + (m0 + m) * ld + block * BLOCK + n, mul(silu(load(g + m * BLOCK + n)), load(u + m * BLOCK + n)));
@@ -158,15 +194,17 @@ void experts(const Matrix& gate, const Matrix& up, const Matrix& down, const Rou
     parallel(r.threads, plan.experts * inner, [&](int64_t index) {
         int64_t a = index / inner, e = plan.active[a], first = plan.start[a];
         typename F::Weight g = F::of(gate, e), u = F::of(up, e);
-        row_tiles(plan.start[a + 1] - first,
-                  GateUpTile<F>{g, u, rows, plan.pairs + first, r.k, index % inner, acts + first * ld, ld});
+        int64_t b = index % inner, count = plan.start[a + 1] - first;
+        row_tiles(count, GateUpTile<F>{g, u, rows, plan.pairs + first, r.k, b, acts + first * ld, ld,
+                                       next<F>(u, b, count), next<F>(g, b + 1, count)});
     });
     parallel(small, plan.count, [&](int64_t i) { G::encode(acts + i * ld, I, acted.at(i)); });
     parallel(r.threads, plan.experts * outer, [&](int64_t index) {
         int64_t a = index / outer, b = index % outer, first = plan.start[a];
         typename G::Weight d = G::of(down, plan.active[a]);
         int valid = int(std::min<int64_t>(BLOCK, H - b * BLOCK));
-        row_tiles(plan.start[a + 1] - first, LinearTile<G>{d, acted, b, first, valid, y + first * H, H});
+        int64_t count = plan.start[a + 1] - first;
+        row_tiles(count, LinearTile<G>{d, acted, b, first, valid, y + first * H, H, next<G>(d, b + 1, count)});
     });
     parallel(small, r.T, [&](int64_t t) {
         for (int64_t n = 0; n < H; n += LANES) {

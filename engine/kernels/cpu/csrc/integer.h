@@ -87,7 +87,14 @@ inline F16 minus(I16 a, const int32_t*) { return minus(a, 0); }
 // q[k] = round(x[k] · 127/amax) as bytes plus `offset`; returns amax/127. A row with inf or NaN gives scale NaN.
 inline float quantise(const float* x, int64_t K, int offset, uint8_t* q) {
     uint32_t peak = 0;
-    for (int64_t k = 0; k < K; ++k) {
+    int64_t k0 = 0;
+#if defined(__AVX512F__)
+    __m512i peaks = _mm512_setzero_si512(), sign = _mm512_set1_epi32(0x7fffffff);
+    for (; k0 + LANES <= K; k0 += LANES)
+        peaks = _mm512_max_epu32(peaks, _mm512_and_si512(sign, _mm512_loadu_si512(x + k0)));
+    peak = _mm512_reduce_max_epu32(peaks);
+#endif
+    for (int64_t k = k0; k < K; ++k) {
         float f = x[k];
         uint32_t u;
         std::memcpy(&u, &f, 4);
@@ -103,11 +110,21 @@ inline float quantise(const float* x, int64_t K, int offset, uint8_t* q) {
         return finite ? 0.f : NAN;
     }
     float inverse = 127.f / amax;
+    int64_t k = 0;
+#if defined(__AVX512F__)
+    for (; k + LANES <= K; k += LANES) {
+        __m512i v = _mm512_cvtps_epi32(mul(load(x + k), set1(inverse)));  // to the nearest even integer
+        v = _mm512_add_epi32(v, _mm512_set1_epi32(offset));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(q + k), _mm512_cvtepi32_epi8(v));
+    }
+#endif
     const float magic = 12582912.f;  // rounds to the nearest even integer
-    for (int64_t k = 0; k < K; ++k) q[k] = uint8_t(int32_t((x[k] * inverse + magic) - magic) + offset);
-    for (int64_t k = K; k < padded; ++k) q[k] = uint8_t(offset);
+    for (; k < K; ++k) q[k] = uint8_t(int32_t((x[k] * inverse + magic) - magic) + offset);
+    for (; k < padded; ++k) q[k] = uint8_t(offset);
     return amax / 127.f;
 }
+
+constexpr int AHEAD = 4096;  // bytes: how far in front of few rows memory is asked
 
 // int8: one scale per output channel, one per activation row.
 struct Int8 {
@@ -126,14 +143,24 @@ struct Int8 {
         int64_t n = round_up(m.N, BLOCK), k = round_up(m.K, 4);
         return {static_cast<const int8_t*>(m.q) + e * n * k, static_cast<const float*>(m.scale) + e * n, m.comp + e * n, m.N, m.K};
     }
+    static const void* block_at(const Weight& w, int64_t block) { return w.q + block * block_bytes(w); }
+    static int64_t block_bytes(const Weight& w) { return BLOCK * round_up(w.K, 4); }
     template <int M, int V>
-    static inline void columns(const Weight& w, int64_t block, int first_vector, const void* const* rows, float* out) {
-        int64_t K4 = (w.K + 3) / 4;
+    static inline void columns(const Weight& w, int64_t block, int first_vector, const void* const* rows, float* out,
+                               Ahead ahead) {
+        int64_t K4 = (w.K + 3) / 4, step = ahead.bytes / (2 * K4);
         const int8_t* q = w.q + block * BLOCK * K4 * 4 + first_vector * 64;
+        const char* next = ahead.at;
         I16 acc[M * V];
         repeat<M * V>(EACH(i) { acc[i] = izero(); });
         for (int64_t k = 0; k < K4; ++k, q += BLOCK * 4) {
-            repeat<V>(EACH(v) { prefetch(q + 4096 + v * 64); });
+            if constexpr (V == 4) {
+                repeat<V>(EACH(v) { prefetch(q + AHEAD + v * 64); });
+            } else if constexpr (V == 2) {
+                prefetch_far(next);
+                prefetch_far(next + K4 * step);
+                next += step;
+            }
             int32_t x4[M];
             repeat<M>(EACH(m) { std::memcpy(&x4[m], static_cast<const char*>(rows[m]) + 4 * k, 4); });
             repeat<M * V>(EACH(i) { acc[i] = dot_signed(acc[i], x4[i / V], q + i % V * 64); });
@@ -149,9 +176,11 @@ struct Int8 {
         }
     }
     template <int M>
-    static __attribute__((noinline)) void tile(const Weight& w, int64_t block, const void* const* rows, float* out) {
-        constexpr int V = M == 1 ? 4 : COLUMN_VECTORS;
-        for (int v = 0; v < 4; v += V) columns<M, V>(w, block, v, rows, out);
+    static __attribute__((noinline)) void tile(const Weight& w, int64_t block, const void* const* rows, float* out,
+                                               Ahead ahead) {
+        constexpr int V = M == 1 ? 4 : M <= WIDE_M || COLUMN_VECTORS == 1 ? COLUMN_VECTORS : 2;
+        ahead.bytes = ahead.bytes * V / 4;
+        for (int v = 0; v < 4; v += V, ahead.at += ahead.bytes) columns<M, V>(w, block, v, rows, out, ahead);
     }
 };
 
@@ -189,8 +218,13 @@ struct Int4 {
         }
         return total;
     }
+    static const void* block_at(const Weight& w, int64_t block) { return w.q + block * block_bytes(w); }
+    static int64_t block_bytes(const Weight& w) { return BLOCK / 2 * w.K; }
     template <int M, int H>
-    static inline void columns(const Weight& w, int64_t block, int first_half, const void* const* rows, float* out) {
+    static inline void columns(const Weight& w, int64_t block, int first_half, const void* const* rows, float* out,
+                               Ahead ahead) {
+        int64_t step = ahead.bytes / (w.K / 4);
+        const char* next = ahead.at;
         const uint8_t* q = w.q + block * (BLOCK / 2) * w.K + first_half * 64;
         const bf16* scale = w.scale + block * BLOCK * (w.K / w.group) + first_half * 32;
         constexpr int V = 2 * H;
@@ -200,8 +234,13 @@ struct Int4 {
             I16 acc[M * V];
             repeat<M * V>(EACH(i) { acc[i] = izero(); });
             for (int64_t k = k0; k < k0 + w.group; k += 4, q += 128) {
-                prefetch(q + 4096);
-                if (H == 2) prefetch(q + 4096 + 64);
+                if constexpr (H == 2) {
+                    prefetch(q + AHEAD);
+                    prefetch(q + AHEAD + 64);
+                } else {
+                    prefetch_far(next);
+                    next += step;
+                }
                 int32_t x4[M];
                 repeat<M>(EACH(m) { std::memcpy(&x4[m], static_cast<const char*>(rows[m]) + k, 4); });
                 repeat<M * H>(EACH(i) { dot_nibbles(acc[2 * i], acc[2 * i + 1], x4[i / H], q + i % H * 64); });
@@ -222,9 +261,11 @@ struct Int4 {
         }
     }
     template <int M>
-    static __attribute__((noinline)) void tile(const Weight& w, int64_t block, const void* const* rows, float* out) {
+    static __attribute__((noinline)) void tile(const Weight& w, int64_t block, const void* const* rows, float* out,
+                                               Ahead ahead) {
         constexpr int H = (M <= 2 && COLUMN_VECTORS == 4) ? 2 : 1;
-        for (int h = 0; h < 2; h += H) columns<M, H>(w, block, h, rows, out);
+        ahead.bytes = ahead.bytes * H / 2;
+        for (int h = 0; h < 2; h += H, ahead.at += ahead.bytes) columns<M, H>(w, block, h, rows, out, ahead);
     }
 };
 

@@ -16,6 +16,25 @@ void linear(const Matrix& w, Operand x, int64_t M, Operand y, int threads) {
     throw BadFormat{};
 }
 
+const void* prepare(const Matrix& w, Operand x, int64_t M, int threads) {
+    switch (w.kind) {
+        case F32: return prepare<Dense<float>>(w, x, M, threads).base;
+        case BF16: return prepare<Dense<bf16>>(w, x, M, threads).base;
+        case INT8: return prepare<Int8>(w, x, M, threads).base;
+        case INT4: return prepare<Int4>(w, x, M, threads).base;
+    }
+    throw BadFormat{};
+}
+
+void multiply(const Matrix& w, const void* prepared, int64_t M, int64_t first, int64_t last, Operand y) {
+    switch (w.kind) {
+        case F32: return columns<Dense<float>>(w, 0, {prepared, w.K}, {0, M}, {first, last}, y);
+        case BF16: return columns<Dense<bf16>>(w, 0, {prepared, w.K}, {0, M}, {first, last}, y);
+        case INT8: return columns<Int8>(w, 0, {prepared, w.K}, {0, M}, {first, last}, y);
+        case INT4: return columns<Int4>(w, 0, {prepared, w.K}, {0, M}, {first, last}, y);
+    }
+}
+
 void experts(const Matrix& gate, const Matrix& up, const Matrix& down, const Routing& r) {
     if (gate.kind == up.kind) switch (gate.kind * 4 + down.kind) {
             case F32 * 4 + F32: return experts<Dense<float>, Dense<float>>(gate, up, down, r);

@@ -3,7 +3,8 @@
 // A format is a struct with the members below, so that one driver (drive.h) serves linear layers and experts alike:
 //   Weight, of(matrix, e)       the pieces of matrix e of the stack
 //   row_bytes(K), encode(x, K, row)   prepare a row of activations
-//   tile<M>(w, b, rows, out)    out[m][0..63] = rows[m] · columns 64b … 64b+63, for M = 1 … TILE_M rows
+//   tile<M>(w, b, rows, out, ahead)   out[m][0..63] = rows[m] · columns 64b … 64b+63, for M = 1 … TILE_M rows
+//   block_at(w, b)              where the weights of columns 64b … begin: what `ahead` points to
 // A row's result depends on that row only: M merely shares the reading of the weights.
 #pragma once
 
@@ -27,9 +28,10 @@ struct Matrix {  // mirrored in library.py
 
 constexpr int BLOCK = 64;  // output columns of one tile
 #if defined(__AVX512F__)
-constexpr int TILE_M = 6, DENSE_M = 6, DENSE_N = 4, COLUMN_VECTORS = 4;  // 24 sums in 32 registers
+// 24 sums in 32 registers: up to 6 rows of 64 columns, up to 12 rows of 32
+constexpr int TILE_M = 12, WIDE_M = 6, DENSE_M = 6, DENSE_N = 4, COLUMN_VECTORS = 4;
 #else
-constexpr int TILE_M = 4, DENSE_M = 2, DENSE_N = 2, COLUMN_VECTORS = 1;
+constexpr int TILE_M = 4, WIDE_M = 0, DENSE_M = 2, DENSE_N = 2, COLUMN_VECTORS = 1;
 #endif
 
 // body(0), …, body(N - 1) with constant arguments: sums in an array then stay in registers, which loops do not ensure.
@@ -45,7 +47,28 @@ inline __attribute__((always_inline)) void repeat(Body&& body) {
 inline void settle() { asm volatile("" ::: "memory"); }
 #define EACH(i) [&](auto i) __attribute__((always_inline))
 
-inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+// In assembly, since GCC takes functions that only prefetch for functions without effect and drops the calls.
+inline void prefetch(const void* p) {
+#if defined(__x86_64__)
+    asm volatile("prefetcht0 %0" ::"m"(*static_cast<const char*>(p)));
+#else
+    __builtin_prefetch(p, 0, 3);
+#endif
+}
+inline void prefetch_far(const void* p) {  // not into the first-level cache
+#if defined(__x86_64__)
+    asm volatile("prefetcht1 %0" ::"m"(*static_cast<const char*>(p)));
+#else
+    __builtin_prefetch(p, 0, 2);
+#endif
+}
+
+// Weights that are read after the present ones. Each tile of rows that passes over a block fetches its share of them, so
+// that memory is never idle while rows are computed.
+struct Ahead {
+    const char* at = nullptr;
+    int64_t bytes = 0;  // this tile's share
+};
 
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 inline int64_t blocks(int64_t n) { return (n + BLOCK - 1) / BLOCK; }

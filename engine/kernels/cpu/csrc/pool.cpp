@@ -53,13 +53,17 @@ void work(Pool* p, uint32_t number) {
     Task task = p->task.load(std::memory_order_acquire);
     void* context = p->context.load(std::memory_order_acquire);
     uint32_t count = p->count.load(std::memory_order_acquire);
+    uint32_t divisor = 2 * uint32_t(p->allowed.load(std::memory_order_acquire) + 1);
     uint64_t seen = p->cursor.load(std::memory_order_acquire);
     for (;;) {
         if (uint32_t(seen >> 32) != number || uint32_t(seen) >= count) return;
+        // A share of what is left: few claims, and small ones at the end, when threads must finish together.
+        uint32_t first = uint32_t(seen), share = (count - first) / divisor;
+        if (share == 0) share = 1;
         // Success proves that the job is still `number`, hence that the fields read above belong to it.
-        if (!p->cursor.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel)) continue;
-        task(context, int64_t(uint32_t(seen)));
-        if (p->done.fetch_add(1) + 1 == count && p->caller_sleeps.load()) futex_wake(&p->done, 1);
+        if (!p->cursor.compare_exchange_weak(seen, seen + share, std::memory_order_acq_rel)) continue;
+        for (uint32_t i = 0; i < share; ++i) task(context, int64_t(first + i));
+        if (p->done.fetch_add(share) + share == count && p->caller_sleeps.load()) futex_wake(&p->done, 1);
         seen = p->cursor.load(std::memory_order_acquire);
     }
 }

@@ -23,7 +23,7 @@ inline void parallel(int threads, int64_t count, F&& body) {
 enum Slot {
     ROWS, ACTS, OUTER, PLAN,            // matrices
     PARTS, PART_STATES, PART_VALUES,    // attention
-    NORMED, DOWN, QUERY_IN, QUERY, MIXED, ABSORBED, LATENT, WINDOW, STATES, GATHERED, LOGITS, IDS, WEIGHTS, SHARED,
+    NORMED, DOWN, QUERY_IN, QUERY, MIXED, ABSORBED, LATENT, WINDOW, FLAT, STATES, GATHERED, LOGITS, IDS, WEIGHTS, SHARED,
     SLOTS
 };
 

@@ -243,7 +243,39 @@ inline void sums(const F16* x, float* out) {
     for (int i = 0; i < 16; ++i) out[i] = sum(x[i]);
 #endif
 }
+// out[i · stride + j] = in[j][i] for i, j < 16.
+inline void transpose(const float* const* in, float* out, int64_t stride) {
+#if defined(__AVX512F__)
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(in[i]);
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int h = 0; h < 2; ++h) {
+            __m512d x = _mm512_castps_pd(b[i + h]), y = _mm512_castps_pd(b[i + 2 + h]);
+            a[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
+            a[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+        }
+    for (int i = 0; i < 4; ++i) {  // a[4g + i]: rows 4g … 4g+3 of columns i, i+4, i+8, i+12
+        __m512 low = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88), high = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);
+        __m512 odd = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd), rest = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
+        _mm512_storeu_ps(out + i * stride, _mm512_shuffle_f32x4(low, high, 0x88));
+        _mm512_storeu_ps(out + (i + 8) * stride, _mm512_shuffle_f32x4(low, high, 0xdd));
+        _mm512_storeu_ps(out + (i + 4) * stride, _mm512_shuffle_f32x4(odd, rest, 0x88));
+        _mm512_storeu_ps(out + (i + 12) * stride, _mm512_shuffle_f32x4(odd, rest, 0xdd));
+    }
+#else
+    for (int i = 0; i < 16; ++i)
+        for (int j = 0; j < 16; ++j) out[i * stride + j] = in[j][i];
+#endif
+}
+
 inline float largest(F16 x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps(x);
+#endif
     float f[LANES];
     store(f, x);
     float m = f[0];
