@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -71,6 +71,8 @@ class Duty:
         self._ttfts: deque[float] = deque(maxlen=LATEST)
         self._tpots: deque[float] = deque(maxlen=LATEST)
         self.probe = Probe(gevent.sleep, 0.0)
+        self.on_record: Callable[[Record], None] | None = None
+        self.is_telling = True  # a parent listens on stdout
 
     def begin(self, start: float) -> None:
         """The common start of all workers, on the clock they share."""
@@ -202,7 +204,11 @@ class Duty:
         )
 
     def _write(self, record: Record) -> None:
+        if self._rows.closed:
+            return
         self._rows.write(encode(record))
+        if self.on_record is not None:
+            self.on_record(record)
         if record.t_send is not None:
             self.counts.count(record.status in FAILED, record.chunks)
         if record.t_first is not None and record.t_send is not None:
@@ -218,6 +224,8 @@ class Duty:
         self.probe.run(self._beat)
 
     def _beat(self) -> None:
+        if self._rows.closed:
+            return
         self._rows.flush()
         running = sum(answer.chunks for answer in self._open.values())
         beat = msgspec.structs.replace(
@@ -227,7 +235,8 @@ class Duty:
         )  # fmt: skip
         self._ttfts.clear()
         self._tpots.clear()
-        tell(msgspec.json.encode(beat))
+        if self.is_telling:
+            tell(msgspec.json.encode(beat))
 
     def keep(self) -> None:
         """Wait for the end of arrivals and of what is in flight; after the drain's time the rest is censored."""
@@ -241,13 +250,18 @@ class Duty:
         self.is_stopped = True
         gevent.killall(list(self._inflight), Abandoned, block=True, timeout=10)
         self._leave_unsent()
-        self._rows.close()
-        self._connections.close()
+        self.close()
         tell(msgspec.json.encode(Ended(at=self.now, arrivals_ended=ended, seconds=self.probe.seconds)))
 
     def _is_over(self) -> bool:
         """Open loop: every arrival was dispatched. Closed: users see for themselves that the time is over."""
         return not self.plan.load.is_open or self._exhausted.is_set()
+
+    def close(self) -> None:
+        """The rows are complete; nothing is sent any more."""
+        self.is_stopped = True
+        self._rows.close()
+        self._connections.close()
 
     def stop(self) -> None:
         """End now: arrivals stop, what is in flight is censored."""
