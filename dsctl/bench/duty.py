@@ -29,6 +29,7 @@ from dsctl.bench.workload import Request, Writer
 if TYPE_CHECKING:
     from dsctl.bench.plan import Plan
 
+PAUSE_S = 0.1  # a closed user waits this long after a failure: a server that refuses at once is not to be flooded
 LATEST = 200  # latencies a beat carries at most
 
 
@@ -143,7 +144,9 @@ class Duty:
         own = gevent.getcurrent()
         self._inflight[own] = None
         try:
-            self._converse(arrival, request, self.writer.body(request))
+            last = self._converse(arrival, request, self.writer.body(request))
+            if last.status in FAILED:
+                gevent.sleep(PAUSE_S)
         finally:
             self._inflight.pop(own, None)
         return True
@@ -160,8 +163,8 @@ class Duty:
 
     # -- one conversation --------------------------------------------------------------------------------------------
 
-    def _converse(self, arrival: Arrival, request: Request, body: bytes) -> None:
-        """All turns of a conversation; after one that failed the rest is unsent."""
+    def _converse(self, arrival: Arrival, request: Request, body: bytes) -> Record:
+        """All turns of a conversation, the last one's row; after one that failed the rest is unsent."""
         history: list[dict[str, str]] = []
         record, said = self._exchange(request, body, arrival.stage, arrival.at)
         for turn in range(1, self.plan.workload.turns):
@@ -172,6 +175,7 @@ class Duty:
                 self._write(record)
                 continue
             record, said = self._exchange(request, self.writer.body(request, history), arrival.stage, self.now)
+        return record
 
     def _exchange(self, request: Request, body: bytes, stage: int, intended: float) -> tuple[Record, str]:
         """Send one request, write its row; the row and the text that came back."""

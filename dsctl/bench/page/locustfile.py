@@ -28,6 +28,7 @@ from dsctl.bench.wish import Wish, workload_of
 MOST_WORKERS = 64
 FOLDER = Path(os.environ.get("DSCTL_BENCH_FOLDER", "dsctl-bench/ui"))
 PLAN = FOLDER / "plan.json"
+LISTEN: Any = events
 
 
 class BenchUser(ClosedUser):
@@ -51,7 +52,7 @@ def endless() -> Load:
     return Load(kind="closed", levels=[Level(1, ENDLESS)])
 
 
-@events.test_start.add_listener
+@LISTEN.test_start.add_listener
 def _started(environment: Any, **_: Any) -> None:
     """A new run: its own folder, its own rows."""
     if type(environment.runner).__name__ == "MasterRunner":
@@ -67,7 +68,7 @@ def _started(environment: Any, **_: Any) -> None:
     gevent.spawn(duty.watch)
 
 
-@events.test_stop.add_listener
+@LISTEN.test_stop.add_listener
 def _stopped(environment: Any, **_: Any) -> None:
     """Keep the rows."""
     duty: Duty | None = getattr(BenchUser, "duty", None)
