@@ -22,6 +22,7 @@ from dsctl.cli.commands import (
     doctor,
     down,
     gateway,
+    hosts,
     init,
     keys,
     logs,
@@ -36,7 +37,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     init.init, deploy.deploy, scale.scale, status.status, down.down, logs.logs, plan.plan, diff.diff,
     serve.serve, chat.chat, gateway.gateway,
 )  # fmt: skip
-GROUPS: tuple[typer.Typer, ...] = (doctor.group, bench.group, render.group, keys.group, config.group)
+GROUPS: tuple[typer.Typer, ...] = (doctor.group, bench.group, render.group, keys.group, config.group, hosts.group)
 PASSING = {"allow_extra_args": True, "ignore_unknown_options": True}  # what serve does not know is the engine's
 
 EPILOG = "\b\nExit codes:\n" + exits.table()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import posixpath
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 
 Power = Literal["root", "sudo", "sudo with a password", "none"]
 
-POWER = 'if [ "$(id -u)" = 0 ]; then echo root; elif sudo -k -n true 2>/dev/null; then echo sudo; else echo no; fi'
+LOGIN = """id -un; id -u; id -g
+set -- $SSH_CONNECTION
+echo "$3"
+if [ "$(id -u)" = 0 ]; then echo root; elif sudo -k -n true 2>/dev/null; then echo sudo; else echo none; fi
+"""
 WRITE = """set -e
+[ -z "$5" ] || mkdir -p -- "${1%/*}"
 umask 077
 t="$1.dsctl-$$"
 trap 'rm -f "$t"' EXIT
@@ -35,6 +40,28 @@ mv -f "$t" "$1"
 """
 FENCED = 'f="$1"; e="$2"; shift 2; [ "$(cat "$f" 2>/dev/null)" = "$e" ] || exit 76; exec "$@"'
 STALE = 76  # exit code of a command whose lock is no longer ours
+
+
+def writing(path: str, data: bytes, mode: int, owner: str, *, make_dirs: bool) -> list[str]:
+    """The command that writes a file from its stdin: beside it, checked for its length, then renamed."""
+    return ["sh", "-c", WRITE, "sh", path, f"{mode:04o}", str(len(data)), owner, "yes" if make_dirs else ""]
+
+
+def unwritten(name: str, path: str, done: Result) -> DsctlError:
+    """The error of a file that could not be written."""
+    hint = "free some space on the host" if "No space" in done.err else f"dsctl hosts check --hosts {name}"
+    return DsctlError(f"{name}: {path} cannot be written", why=done.err.strip(), hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who we are on a host."""
+
+    user: str
+    uid: int
+    gid: int
+    address: str  # of the host, as ssh reached it
+    power: Power
 
 
 class Host:
@@ -54,23 +81,28 @@ class Host:
         return self.link.route.name
 
     @cached_property
-    def power(self) -> Power:
-        """How this login becomes root, asked once."""
-        script = (
-            'if [ "$(id -u)" = 0 ]; then echo root; elif sudo -k -n true 2>/dev/null; then echo sudo; else echo no; fi'
-        )
-        told = self.link.run(["sh", "-c", script], deadline_s=30, again=True).text.strip()
-        if told == "root":
-            return "root"
-        if told == "sudo":
-            return "sudo"
-        if self._password:
-            done = self.link.run(["sudo", "-k", "-S", "-p", "", "--", "true"], stdin=self._typed(), again=True)
-            if done.code == 0:
-                return "sudo with a password"
+    def login(self) -> Login:
+        """Who we are on the host and how we become root there, asked once."""
+        told = self.link.run(["sh", "-c", LOGIN], deadline_s=30, again=True).text.splitlines()
+        try:
+            user, uid, gid, address, power = (line.strip() for line in told[-5:])
+            login = Login(user, int(uid), int(gid), address, "root" if power == "root" else "none")
+        except ValueError as error:
+            raise DsctlError(f"{self.name}: the login shell answers {told!r}", hint=f"ssh {self.name} id") from error
+        if power == "sudo":
+            return replace(login, power="sudo")
+        if power == "root" or not self._password:
+            return login
+        done = self.link.run(["sudo", "-k", "-S", "-p", "", "--", "true"], stdin=self._typed(), again=True)
+        if done.code:
             raise PreflightError(f"{self.name}: sudo does not take the password", why=done.err.strip(),
-                                 hint="check DSCTL_SUDO_PASSWORD_FILE")  # fmt: skip
-        return "none"
+                                 hint="check the file that DSCTL_SUDO_PASSWORD_FILE names")  # fmt: skip
+        return replace(login, power="sudo with a password")
+
+    @property
+    def power(self) -> Power:
+        """How this login becomes root."""
+        return self.login.power
 
     def run(
         self, argv: Sequence[str], *, stdin: bytes = b"", deadline_s: float = 60.0, root: bool = False,
@@ -115,15 +147,9 @@ class Host:
 
         Secrets travel in `data` (stdin) and are never readable by others, not even for a moment.
         """
-        if make_dirs:
-            self.need(["mkdir", "-p", "--", posixpath.dirname(path)], root=True)
-        argv = ["sh", "-c", WRITE, "sh", path, f"{mode:04o}", str(len(data)), owner]
-        done = self.run(argv, stdin=data, deadline_s=120, root=True)
+        done = self.run(writing(path, data, mode, owner, make_dirs=make_dirs), stdin=data, deadline_s=120, root=True)
         if done.code:
-            raise DsctlError(
-                f"{self.name}: {path} cannot be written", why=done.err.strip(),
-                hint="free space on the host" if "No space" in done.err else "",
-            )  # fmt: skip
+            raise unwritten(self.name, path, done)
 
     def docker_way(self) -> Way | Missing:
         """How this login reaches Docker; Missing with the reason when it cannot."""

@@ -32,12 +32,15 @@ class Link:
         self._through = through
         self._transport: paramiko.Transport | None = None
         self._lock = threading.Lock()
+        self.is_pinned = False  # True while it carries a lock: what comes after a break must not be done any more
         self.sessions = threading.BoundedSemaphore(MOST_COMMANDS)
 
     def transport(self) -> paramiko.Transport:
         """The live connection; a broken one is replaced."""
         with self._lock:
             if self._transport is None or not self._transport.is_active():
+                if self.is_pinned:
+                    raise self._lost(EOFError("it carried the lock, so it is not made anew"))
                 before = self._through.transport() if self._through else None
                 if self._transport is not None:
                     self._transport.close()

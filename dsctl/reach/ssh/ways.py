@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import paramiko
+
 from dsctl.base.errors import DsctlError
 from dsctl.base.secret import Secret
 from dsctl.config.inventory import Entry
@@ -43,6 +45,14 @@ class Ways:
         if route not in self._links:
             self._links[route] = Link(route, self._link(route.jump) if route.jump else None)
         return self._links[route]
+
+    def transport_before(self, route: Route) -> paramiko.Transport | None:
+        """The connection to the jump host of a route; None when there is none."""
+        if route.jump is None:
+            return None
+        with self._lock:
+            link = self._link(route.jump)
+        return link.transport()
 
     def close(self) -> None:
         """Ends every connection."""

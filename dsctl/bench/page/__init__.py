@@ -1,1 +1,0 @@
-"""The locustfile, alone: locust puts its folder before the standard library's modules."""
