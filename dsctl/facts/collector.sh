@@ -7,10 +7,10 @@ state=${1:-/var/lib/dsctl}
 if command -v timeout >/dev/null 2>&1; then limit="timeout 20"; else limit=; fi
 
 answer() { # NAME COMMAND…
-    name=$1
+    asked=$1
     shift
     said=$("$@" 2>&1)
-    printf '@@ %s %d\n' "$name" $?
+    printf '@@ %s %d\n' "$asked" $?
     printf '%s\n' "$said" | sed 's/^/ /'
 }
 listening() { awk '$4 == "0A" { print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null; }
