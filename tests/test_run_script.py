@@ -189,10 +189,12 @@ def test_the_checks_run_all_and_end_with_a_summary(clone: Clone) -> None:
     for name in ("ruff", "import-linter", "pyright", "pytest"):
         assert f"test: {name}" in err
         assert f"ok  {name}" in out
-    assert "-m pytest -m not long and not gpu and not fleet -x" in clone.log.read_text()
+    assert "-m pytest -m not gpu and not long and not fleet -x" in clone.log.read_text()
     out, err = clone.run("test", "--long", expect=1, FAKE_RUFF_FAILS="1", FAKE_INDEX="1")
     assert "FAILED  ruff" in out
     assert "ok  pytest" in out
     assert "first check that failed: ruff" in err
     assert clone.log.read_text().splitlines()[-1] == "-m pytest -m not gpu and not fleet"
+    clone.run("test", "--fleet", "-k", "bed", FAKE_INDEX="1")
+    assert clone.log.read_text().splitlines()[-1] == "-m pytest -m not gpu and not long -k bed"
     assert sys.version_info >= (3, 11)

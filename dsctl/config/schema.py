@@ -57,11 +57,6 @@ class Setting:
         too_high = rule.high is not None and value > rule.high
         if not too_low and not too_high and value == value:  # noqa: PLR0124 - a NaN is not equal to itself
             return int(value) if rule.kind == "integer" else float(value)
-        if rule.low == rule.high == 1:
-            raise ConfigError(
-                f"{where}: {value} is not supported yet; one copy of the model runs on one device for now",
-                hint=f"{self.path}: 1, and replicas: {int(value)} to use more devices",
-            )
         raise ConfigError(f"{where}: {value} is not {self.wanted()}", hint=f"{self.path}: {_shown(self.default)}")
 
     def wanted(self) -> str:

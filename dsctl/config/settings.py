@@ -13,7 +13,7 @@ from dsctl.config.schema import Scalar, schema
 from engine.spec.config import QUANTIZATIONS
 
 FILE_NAME = "dsctl.yaml"
-NOT_FLAGS = ("kind", "device", "tensor_parallel", "pipeline_parallel")  # settings of `engine` that are not flags of it
+NOT_FLAGS = ("kind", "device")  # settings of `engine` that are not flags of it
 
 
 @dataclass(frozen=True, slots=True)
