@@ -15,7 +15,7 @@ from benchmarks.engine_peers.engines import Engine, Steps
 from benchmarks.engine_peers.install import Peers, UnfairError, default_folder
 from benchmarks.engine_peers.llama import Llama
 from benchmarks.engine_peers.probing import build, load_average, machine, measure
-from benchmarks.engine_peers.processes import FailedError
+from benchmarks.engine_peers.processes import FailedError, end_children_on_sigterm
 from benchmarks.engine_peers.results import Measured, Probe, Report, Spread
 from benchmarks.engine_peers.servers import Served, serve
 from benchmarks.engine_peers.shape import BATCHES
@@ -110,6 +110,7 @@ def _measure(args: argparse.Namespace, peers: Peers, wanted: list[Engine]) -> Re
 def main() -> int:
     """Returns 0, or 1 when an engine or a request failed, 2 for a wrong name, 6 where a comparison would be unfair."""
     args = parser().parse_args()
+    end_children_on_sigterm()
     peers = Peers(args.venvs.resolve())
     try:
         wanted = engines.chosen(args.only)

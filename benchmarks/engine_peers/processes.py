@@ -64,7 +64,7 @@ def running(
 
 def end(child: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
     """Ask the child's session to end, then kill what is left of it."""
-    for number, patience_s in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 30.0)):
+    for number, patience_s in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 30.0)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, number)
         deadline = time.monotonic() + patience_s
@@ -107,6 +107,15 @@ def pss(pid: int) -> int:
                 if line.startswith("Pss:"):
                     total += int(line.split()[1]) * 1024
     return total
+
+
+def end_children_on_sigterm() -> None:
+    """Let SIGTERM unwind the blocks that end children, which are in sessions of their own."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 def tail(log: Path, size: int = 2000) -> str:

@@ -1,0 +1,1 @@
+"""Measures our engine against what one writes in an afternoon: Flask around transformers' generate."""
