@@ -9,6 +9,7 @@ from dsctl.base.cards import Card, Cards
 from dsctl.doctor.model import Case
 
 GIB = 1 << 30
+MOST_SKEW_S = 1.0
 Seen = tuple[str, dict[str, object]]
 Judge = Callable[[Case], Iterator[Seen]]
 FABRIC_DONE = 3  # NVML_GPU_FABRIC_STATE_COMPLETED
@@ -178,7 +179,31 @@ def _who(rank: dict[str, Any]) -> str:
     return f"rank {rank.get('rank', '?')}{where}{pid}"
 
 
+def _drift(case: Case) -> Iterator[Seen]:
+    """For every kind of version that not all hosts share: the values, and the hosts in the minority."""
+    hosts = cast("dict[str, dict[str, str]]", case.facts["several hosts"])
+    for what in sorted({name for versions in hosts.values() for name in versions}):
+        by_value: dict[str, list[str]] = {}
+        for host, versions in sorted(hosts.items()):
+            if what in versions:
+                by_value.setdefault(versions[what], []).append(host)
+        if len(by_value) > 1:
+            most = max(by_value, key=lambda value: (len(by_value[value]), value))
+            values = "; ".join(f"{value} on {', '.join(names)}" for value, names in sorted(by_value.items()))
+            odd = ", ".join(name for value, names in by_value.items() if value != most for name in names)
+            yield f"{what}: {values}", {"what": what, "values": values, "odd": odd}
+
+
+def _clocks(case: Case) -> Iterator[Seen]:
+    skews = cast("dict[str, float]", case.facts["clocks of hosts"])
+    far = {host: skew for host, skew in sorted(skews.items()) if abs(skew) > MOST_SKEW_S}
+    if far:
+        names = ", ".join(f"{host} by {skew:+.1f} s" for host, skew in far.items())
+        yield names, {"names": names}
+
+
 JUDGES: dict[str, Judge] = {
+    "CLUSTER-DRIFT": _drift, "CLOCK-OFFSET": _clocks,
     "FABRIC": _fabric, "NVL-DOWN": _links, "CLOCK-LOCK": _clock, "PAGES": _pages, "MEM-RESERVED": _reserved, "CT-VIS": _container,
     "ACS": _acs, "IOMMU": _iommu, "ECC-SBE-RATE": _rate("ecc_corrected", 10), "PCIE-REPLAY": _rate("pcie_replays", 8),
     "NVL-ERR": _links_rate, "NCCL-RAS-MISSING": _ras,

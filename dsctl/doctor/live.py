@@ -239,8 +239,8 @@ JUDGES: dict[str, Judge] = {
 }  # fmt: skip
 
 
-def findings(case: Case, host: str) -> list[Finding]:
-    """What is wrong with this machine, of what could be looked at."""
+def findings(case: Case, host: str, place: str = "this machine") -> list[Finding]:
+    """What is wrong with a machine, of what could be looked at; `place` is how its state is quoted."""
     found: list[Finding] = []
     for rule_id, judge in JUDGES.items():
         rule = catalogue()[rule_id]
@@ -251,7 +251,7 @@ def findings(case: Case, host: str) -> list[Finding]:
             severity = cast("Severity", words.get("severity", rule.severity))
             title, cause, fix, verify = (_fill(t, words) for t in (rule.title, rule.cause, rule.fix, rule.verify))
             finding = Finding(rule, title, cause, fix, verify, severity, host, str(words.get("gpu", "")))
-            finding.evidence.append(Evidence("this machine", 0, text))
+            finding.evidence.append(Evidence(place, 0, text))
             found.append(finding)
     return found
 

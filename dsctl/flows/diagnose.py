@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,8 @@ from dsctl.doctor.redact import redacted
 from dsctl.doctor.report import Diagnosis
 from dsctl.doctor.rules import catalogue
 from dsctl.facts.logscan import Scan, scan
-from dsctl.flows import checkup, logreading
+from dsctl.flows import checkup, fleetlook, hostcheck, logreading
+from dsctl.flows.hostcheck import Fleet
 from dsctl.flows.logreading import Told
 from dsctl.reach import bundles, logfiles, vitals
 
@@ -34,6 +35,7 @@ class Wish:
     live: bool = False
     since: str = ""  # 1h, 30m, 2d: only what the logs say in their last hours
     bundle: str = ""  # a file made with --out, judged instead of logs and machine
+    hosts: str = ""  # hosts or groups of the inventory to look at over SSH
     sample_s: float = 0.0  # seconds between two looks at counters; 0: one look
 
 
@@ -77,6 +79,7 @@ class Gathered:
     looked: list[str]
     passed: list[tuple[str, str]]
     unanswered: list[tuple[str, str]]
+    fleet: Fleet = field(default_factory=Fleet)
 
 
 def gathered(wish: Wish, told: Told | None = None) -> Gathered:
@@ -95,7 +98,8 @@ def gathered(wish: Wish, told: Told | None = None) -> Gathered:
     looked = [f"{s.file} ({s.lines} lines)" for s in scans] + [f"{f.file} (flight recorder)" for f in flights]
     if not wish.logs:
         case.missing |= dict.fromkeys(context.KINDS, "no log was given (--logs FILE)")
-    if wish.live or not wish.logs:
+    fleet = fleetlook.look(wish.hosts, since_s) if wish.hosts else Fleet()
+    if wish.live or not (wish.logs or wish.hosts):
         looked += _look_live(case, scans, since_s, wish.sample_s)
     else:
         _not_live(case, rules)
@@ -104,33 +108,44 @@ def gathered(wish: Wish, told: Told | None = None) -> Gathered:
         passed.append(
             (f"{dropped} lines that may matter", f"older than {wish.since} before the logs' newest line (--since)")
         )
-    return Gathered(case, vitals.host(), looked, passed, unanswered)
+    looked += [f"host {name}" for name in fleet.cases]
+    unanswered += [(f"host {name}", why) for name, why in fleet.silent.items()]
+    for one in fleet.cases.values():
+        case.hits += one.hits
+        case.sources |= one.sources
+    case.facts |= hostcheck.together(fleet)
+    return Gathered(case, vitals.host(), looked, passed, unanswered, fleet)
 
 
 def judged(seen: Gathered, wish: Wish) -> Diagnosis:
     """What the evidence says."""
     rules = selected(wish.only)
-    found = _judge(seen.case, seen.host, rules)
+    found = _judge(seen, rules)
     fired = {f.rule.id for root in found for f in _flat(root)}
-    verdicts = judge.verdicts(seen.case, fired, rules.values())
+    verdicts = fleetlook.verdicts(
+        seen.case, seen.fleet.cases, fired, rules.values(), is_local=wish.live or not wish.hosts
+    )
     return Diagnosis(found, verdicts, seen.looked, seen.passed, seen.unanswered)
 
 
 def save(seen: Gathered, diagnosis: Diagnosis, path: str) -> None:
     """Everything that was looked at as one file without secrets (`--out`), for `--from` elsewhere."""
     value = bundle.to_json(seen.case, seen.host)
+    value["hosts"] = {name: bundle.to_json(one, name) for name, one in seen.fleet.cases.items()}
     value |= {"looked_at": seen.looked, "passed_over": seen.passed, "unanswered": seen.unanswered}
     bundles.write(Path(path), cast("dict[str, Any]", redacted(value)), as_markdown(diagnosis, "info"))
 
 
 def _unpacked(wish: Wish) -> Gathered:
-    if wish.logs or wish.live:
+    if wish.logs or wish.live or wish.hosts:
         raise UsageError(
             "--from stands alone: the bundle holds what was looked at", hint=f"dsctl doctor --from {wish.bundle}"
         )
     value = bundles.read(Path(wish.bundle))
     try:
         case, host = bundle.from_json(value)
+        remote = cast("dict[str, dict[str, Any]]", value.get("hosts") or {})
+        fleet = Fleet({name: bundle.from_json(one)[0] for name, one in sorted(remote.items())})
         told = [
             [(str(a), str(b)) for a, b in cast("list[list[str]]", value.get(key) or [])]
             for key in ("passed_over", "unanswered")
@@ -141,12 +156,12 @@ def _unpacked(wish: Wish) -> Gathered:
             f"--from {wish.bundle}: {problem}", hint="make it again with the same version of dsctl"
         ) from problem
     _configure(case, wish.config)
-    return Gathered(case, host, [f"bundle {wish.bundle}", *looked], told[0], told[1])
+    return Gathered(case, host, [f"bundle {wish.bundle}", *looked], told[0], told[1], fleet)
 
 
 def require_live(wish: Wish, option: str) -> None:
     """UsageError where this machine was not looked at: nothing is tested or repaired for somebody else's log."""
-    if wish.bundle or (wish.logs and not wish.live):
+    if wish.bundle or ((wish.logs or wish.hosts) and not wish.live):
         raise UsageError(
             f"{option} is about this machine, and only logs were to be looked at",
             hint=f"dsctl doctor {option}, or add --live",
@@ -171,10 +186,13 @@ def _flat(finding: Finding) -> list[Finding]:
     return [finding, *(f for child in finding.children for f in _flat(child))]
 
 
-def _judge(case: Case, host: str, rules: dict[str, Rule]) -> list[Finding]:
+def _judge(seen: Gathered, rules: dict[str, Rule]) -> list[Finding]:
     """All rules are judged, so that causes are known; then what was not asked for is left out."""
+    case = seen.case
     found = judge.findings(case, judge.matches(case, catalogue().values()))
-    found += live.findings(case, host)
+    found += live.findings(case, seen.host)
+    for name, one in seen.fleet.cases.items():
+        found += live.findings(one, name, f"host {name}")
     guilty = ranks.analyse(case)
     for finding in found:
         if finding.rule.id == "NCCL-TIMEOUT" and not guilty:

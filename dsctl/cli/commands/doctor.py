@@ -56,6 +56,7 @@ Live = Annotated[bool, typer.Option("--live", help="Look at this machine too whe
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="RULE", help="Judge only these rules.")]
 FailOn = Annotated[str, typer.Option("--fail-on", metavar="SEVERITY", help="Exit 1 from this severity on.")]
 Threshold = Annotated[str, typer.Option("--threshold", metavar="SEVERITY", help="Show from this severity on.")]
+Hosts = Annotated[str, typer.Option("--hosts", metavar="G", help="Look at these hosts or groups of the inventory.")]
 Since = Annotated[str, typer.Option("--since", metavar="1h", help="Only the last hours of logs (s, m, h, d).")]
 Sample = Annotated[str, typer.Option("--sample", metavar="10s", help="Look at counters twice, that far apart.")]
 Out = Annotated[str, typer.Option("--out", metavar="BUNDLE", help="Also write all evidence, redacted, to this tar.gz.")]
@@ -72,6 +73,7 @@ def doctor(
     logs: Logs = None,
     config: Configs = None,
     live: Live = False,
+    hosts: Hosts = "",
     only: Only = None,
     fail_on: FailOn = "critical",
     threshold: Threshold = "warning",
@@ -94,15 +96,11 @@ def doctor(
     from dsctl.flows import diagnose
     from dsctl.flows.diagnose import Wish
 
+    apart = diagnose.duration(sample or ("10s" if deep else ""), "--sample")
     wish = Wish(
-        tuple(logs or ()),
-        tuple(config or ()),
-        tuple(only or ()),
-        live,
-        since,
-        from_,
-        diagnose.duration(sample or ("10s" if deep else ""), "--sample"),
-    )
+        tuple(logs or ()), tuple(config or ()), tuple(only or ()), live,
+        since=since, bundle=from_, hosts=hosts, sample_s=apart,
+    )  # fmt: skip
     limits = diagnosis.Limits(fail_on, threshold, allow_incomplete, "json" if json else form, out)
     raise typer.Exit(diagnosis.run(wish, limits, diagnosis.Deeds(deep, fix, yes, dry_run)))
 

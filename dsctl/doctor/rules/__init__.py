@@ -11,6 +11,7 @@ from dsctl.doctor.model import Rule
 def catalogue() -> dict[str, Rule]:
     """All rules by id, in the order of their areas."""
     from dsctl.doctor.rules import (  # fmt: skip
+        building,
         container,
         driver,
         edge,
@@ -43,6 +44,7 @@ def catalogue() -> dict[str, Rule]:
         own,
         weights,
         torch,
+        building,
         machine,
     )
     return {rule.id: rule for area in areas for rule in area.RULES}
