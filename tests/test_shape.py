@@ -55,6 +55,7 @@ def test_every_module_says_what_it_is() -> None:
 
 
 LIGHT = {
+    "dsctl.flows.bench": ("locust", "gevent", "geventhttpclient", "rich", "httpx", "numpy"),
     "dsctl.cli.app": ("torch", "rich", "httpx", "jinja2", "pydantic", "asyncio", "yaml", "aiohttp", "numpy"),
     "engine.scheduling.scheduler": ("torch",),
     "engine.caching": ("torch",),

@@ -54,6 +54,7 @@ class Crew:
     def __init__(self, plan: Plan, folder: Path, workers: int) -> None:
         self._folder = folder
         self._told: queue.Queue[tuple[Member, Message | None]] = queue.Queue()
+        self._listeners: list[threading.Thread] = []
         plans.save(plan, folder / "plan.json")
         common = ["--folder", str(folder), "--workers", str(workers)]
         master: list[str] = []
@@ -85,7 +86,9 @@ class Crew:
         process, log = self._start(name, ["dsctl.bench.worker", "--worker", str(number), *arguments])
         member = Member(process, name, log)
         assert process.stdout is not None
-        threading.Thread(target=self._listen, args=(member, process.stdout), daemon=True).start()
+        listener = threading.Thread(target=self._listen, args=(member, process.stdout), daemon=True)
+        listener.start()
+        self._listeners.append(listener)
         return member
 
     def _listen(self, member: Member, lines: IO[bytes]) -> None:
@@ -152,6 +155,11 @@ class Crew:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for listener in self._listeners:
+            listener.join(STOP_S)
+        for process in everyone:
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def _free_port() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -29,6 +29,7 @@ from dsctl.bench.workload import Request, Writer
 if TYPE_CHECKING:
     from dsctl.bench.plan import Plan
 
+PAUSE_S = 0.1  # a closed user waits this long after a failure: a server that refuses at once is not to be flooded
 LATEST = 200  # latencies a beat carries at most
 
 
@@ -71,6 +72,8 @@ class Duty:
         self._ttfts: deque[float] = deque(maxlen=LATEST)
         self._tpots: deque[float] = deque(maxlen=LATEST)
         self.probe = Probe(gevent.sleep, 0.0)
+        self.on_record: Callable[[Record], None] | None = None
+        self.is_telling = True  # a parent listens on stdout
 
     def begin(self, start: float) -> None:
         """The common start of all workers, on the clock they share."""
@@ -141,7 +144,9 @@ class Duty:
         own = gevent.getcurrent()
         self._inflight[own] = None
         try:
-            self._converse(arrival, request, self.writer.body(request))
+            last = self._converse(arrival, request, self.writer.body(request))
+            if last.status in FAILED:
+                gevent.sleep(PAUSE_S)
         finally:
             self._inflight.pop(own, None)
         return True
@@ -158,8 +163,8 @@ class Duty:
 
     # -- one conversation --------------------------------------------------------------------------------------------
 
-    def _converse(self, arrival: Arrival, request: Request, body: bytes) -> None:
-        """All turns of a conversation; after one that failed the rest is unsent."""
+    def _converse(self, arrival: Arrival, request: Request, body: bytes) -> Record:
+        """All turns of a conversation, the last one's row; after one that failed the rest is unsent."""
         history: list[dict[str, str]] = []
         record, said = self._exchange(request, body, arrival.stage, arrival.at)
         for turn in range(1, self.plan.workload.turns):
@@ -170,6 +175,7 @@ class Duty:
                 self._write(record)
                 continue
             record, said = self._exchange(request, self.writer.body(request, history), arrival.stage, self.now)
+        return record
 
     def _exchange(self, request: Request, body: bytes, stage: int, intended: float) -> tuple[Record, str]:
         """Send one request, write its row; the row and the text that came back."""
@@ -202,7 +208,11 @@ class Duty:
         )
 
     def _write(self, record: Record) -> None:
+        if self._rows.closed:
+            return
         self._rows.write(encode(record))
+        if self.on_record is not None:
+            self.on_record(record)
         if record.t_send is not None:
             self.counts.count(record.status in FAILED, record.chunks)
         if record.t_first is not None and record.t_send is not None:
@@ -218,6 +228,8 @@ class Duty:
         self.probe.run(self._beat)
 
     def _beat(self) -> None:
+        if self._rows.closed:
+            return
         self._rows.flush()
         running = sum(answer.chunks for answer in self._open.values())
         beat = msgspec.structs.replace(
@@ -227,7 +239,8 @@ class Duty:
         )  # fmt: skip
         self._ttfts.clear()
         self._tpots.clear()
-        tell(msgspec.json.encode(beat))
+        if self.is_telling:
+            tell(msgspec.json.encode(beat))
 
     def keep(self) -> None:
         """Wait for the end of arrivals and of what is in flight; after the drain's time the rest is censored."""
@@ -241,13 +254,18 @@ class Duty:
         self.is_stopped = True
         gevent.killall(list(self._inflight), Abandoned, block=True, timeout=10)
         self._leave_unsent()
-        self._rows.close()
-        self._connections.close()
+        self.close()
         tell(msgspec.json.encode(Ended(at=self.now, arrivals_ended=ended, seconds=self.probe.seconds)))
 
     def _is_over(self) -> bool:
         """Open loop: every arrival was dispatched. Closed: users see for themselves that the time is over."""
         return not self.plan.load.is_open or self._exhausted.is_set()
+
+    def close(self) -> None:
+        """The rows are complete; nothing is sent any more."""
+        self.is_stopped = True
+        self._rows.close()
+        self._connections.close()
 
     def stop(self) -> None:
         """End now: arrivals stop, what is in flight is censored."""

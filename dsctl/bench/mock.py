@@ -62,3 +62,5 @@ def serving(ttft_ms: float = TTFT_MS, itl_ms: float = ITL_MS, more: tuple[str, .
         if process.poll() is None:
             process.kill()
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()

@@ -204,7 +204,7 @@ def _facts(
         config=_config(plan, wish),
         request_set_sha256=Writer(plan).sha256(),
         schedule_sha256=loads.schedule_sha256(plan.load, plan.workload.seed, plan.trace),
-        env=_environment(plan, len(evidence.ended)),
+        env=_environment(plan, evidence),
         window=window,
         stages=_stages(plan, window),
         self_check=check,
@@ -242,16 +242,17 @@ def _finite(value: float) -> float | None:
     return value if value < ENDLESS else None
 
 
-def _environment(plan: Plan, workers: int) -> dict[str, Any]:
+def _environment(plan: Plan, evidence: Evidence) -> dict[str, Any]:
     """Where the load was made, and what the server said it is."""
     target = plan.target
     return {
         "client": {
             "system": platform.platform(), "python": platform.python_version(), "cores": len(os.sched_getaffinity(0)),
-            "workers": workers, "locust": version("locust"), "gevent": version("gevent"),
+            "workers": len(evidence.ended), "locust": version("locust"), "gevent": version("gevent"),
         },
         "server": {
-            "version": target.version, "sends_done": target.sends_done, "tokens_per_word": target.tokens_per_word,
+            "version": target.version, "late_p99": evidence.mock_late_p99, "sends_done": target.sends_done,
+            "tokens_per_word": target.tokens_per_word,
             "tokens_around": target.tokens_around, "takes": {
                 "usage": target.takes_usage, "ignore_eos": target.takes_ignore_eos, "priority": target.takes_priority,
             },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dsctl.base.errors import UsageError
 from dsctl.cli import show
@@ -37,3 +37,13 @@ def run(config: Path | None, wished: Wish, goal: Goal, out: Path | None, *, mock
     if done.stop is not None:
         raise done.stop
     return int(done.exit_code)
+
+
+def ui(config: Path | None, wished: Wish, out: Path | None, port: int) -> NoReturn:
+    """Say where the page is, and become it."""
+    from dsctl.flows import bench
+    from dsctl.flows.project import open_project
+
+    project = open_project(config)
+    show.Terminal().say(f"the page: http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    bench.page(project, wished, out, port)

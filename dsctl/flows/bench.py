@@ -8,13 +8,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dsctl.base.errors import PreflightError, StoppedError, UsageError
 from dsctl.base.exits import Exit
 from dsctl.bench import records, run, slo
 from dsctl.facts.programs import Label
-from dsctl.flows.foreground import need
+from dsctl.flows.foreground import become, need
 from dsctl.flows.observe import gateway_label
 from dsctl.flows.project import Project
 from dsctl.flows.status import status
@@ -63,6 +63,29 @@ def bench(project: Project, wish: Wish, goal: Goal, out: Path | None, watcher: W
     report.write(folder / "report.html", Run(folder, document, ran.facts, tuple(ran.rows)), document)
     code = ran.stop.exit_code if ran.stop else EXITS.get(str(document["verdict"]), Exit.OK)
     return Verdict(document, folder, code, ran.stop)
+
+
+def page(project: Project, wish: Wish, out: Path | None, port: int) -> NoReturn:
+    """Become locust with its web page on the loopback, with users that ask what `wish` says; its host is the server."""
+    need("bench", "bench ui")
+    from dsctl.bench import locustfile_path, plan
+    from dsctl.bench.loads import ENDLESS, Level, Load
+    from dsctl.bench.preflight import Look
+    from dsctl.bench.wish import CONCURRENCY, workload_of
+
+    wish = _with_key(wish)
+    with _site(project, wish, mock=False) as site, Look(wish, site.url) as look:
+        target = look.target()
+    folder = (out or Path(FOLDER) / "ui").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    load = Load(kind="closed", levels=[Level(1, ENDLESS)])
+    plan.save(plan.Plan(target=target, load=load, workload=workload_of(wish, [])), folder / "plan.json")
+    os.environ["DSCTL_BENCH_FOLDER"] = str(folder)
+    users = str(wish.concurrency or CONCURRENCY)
+    become(
+        "locust",
+        ["-f", str(locustfile_path()), "--web-host", "127.0.0.1", "--web-port", str(port), "-u", users, "-r", users],
+    )
 
 
 @contextmanager

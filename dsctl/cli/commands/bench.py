@@ -60,6 +60,7 @@ Timeout = Annotated[str, typer.Option("--timeout", metavar="TIME", help="A reque
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: dsctl-bench/<time>.")]
 KeyEnv = Annotated[str | None, typer.Option(metavar="NAME", help="The variable that holds the key; $DSCTL_API_KEY.")]
 Cacert = Annotated[Path | None, typer.Option(metavar="FILE", help="Trust these certificates.")]
+Port = Annotated[int, typer.Option("--port", metavar="PORT", min=1, max=65535, help="Of the page, on 127.0.0.1 only.")]
 Scrape = Annotated[bool, typer.Option("--scrape-metrics", help="Keep the server's /metrics beside the run.")]
 
 
@@ -89,6 +90,24 @@ def run(
     )  # fmt: skip
     goal = Goal(slo, slo_preset, attainment)
     raise typer.Exit(benchmark.run(config, wish, goal, out, mock=mock, json=json, quiet=quiet))
+
+
+@group.command()
+def ui(
+    config: Config = None, url: Url = None, model: Model = None, endpoint: Endpoint = "chat", concurrency: Users = None,
+    isl: Isl = "128", osl: Osl = "64", shared_prefix: Prefix = None, turns: Turns = 1, dataset: Dataset = None,
+    priority: Priority = None, disconnect: Leave = 0.0, ignore_eos: Eos = True, seed: Seed = 1,
+    timeout: Timeout = "600s", out: Out = None, api_key_env: KeyEnv = None, cacert: Cacert = None, port: Port = 8089,
+) -> None:  # fmt: skip
+    """Load by hand from locust's web page on http://127.0.0.1:PORT, with the same users and the same exact rows."""
+    from dsctl.cli import benchmark
+
+    wish = benchmark.wish(
+        concurrency=concurrency, isl=isl, osl=osl, shared_prefix=shared_prefix, turns=turns, dataset=dataset,
+        priority=priority, disconnect=disconnect, ignore_eos=ignore_eos, seed=seed, endpoint=endpoint, model=model,
+        url=url, api_key_env=api_key_env, cacert=cacert, timeout=timeout,
+    )  # fmt: skip
+    benchmark.ui(config, wish, out, port)
 
 
 verdicts.add_to(group)
