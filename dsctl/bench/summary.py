@@ -251,3 +251,30 @@ def _plain(text: str) -> str:
     for mark in "\\`*_[]|<>":
         text = text.replace(mark, f"&#{ord(mark)};")
     return text.replace("\n", " ")
+
+
+def bracket(told: dict[str, Any]) -> str:
+    """The result of a search for a terminal: the bracket first, then every level."""
+    unit = told["unit"]
+    passed, failed = told["last_pass"], told["first_fail"]
+    if passed is None:
+        head = f"NOTHING PASSED: {failed:g} {unit} already miss the objectives"
+    elif failed is None:
+        head = f"AT LEAST {passed:g} {unit} within the objectives"
+    else:
+        head = f"[{passed:g}, {failed:g}] {unit}: {passed:g} within the objectives, {failed:g} no longer"
+    table = [(unit, "outcome", "met all limits", "of", "good/s"), *(_level(one) for one in told["levels"])]
+    reasons = [f"{one['level']:g}: {one['reason']}" for one in told["levels"] if one["outcome"] == "fail"]
+    notes = [f"note: {note}" for note in told["notes"]]
+    return "\n".join([head, "", *_columns(table), "", *reasons, *notes, f"every run: {told['folder']}"])
+
+
+def _level(told: dict[str, Any]) -> tuple[str, ...]:
+    share, low, high = f"{told['attainment']:.2%}", *(f"{bound:.2%}" for bound in told["wilson95"])
+    return (
+        f"{told['level']:g}",
+        told["outcome"],
+        f"{share} ({low} – {high})",
+        str(told["attempted"]),
+        rate(told["goodput"]),
+    )

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dsctl.base.errors import UsageError
+from dsctl.base.exits import Exit
 from dsctl.cli import show
 
 if TYPE_CHECKING:
     from dsctl.bench.wish import Wish
     from dsctl.flows.bench import Goal
+    from dsctl.flows.searching import Quest
 
 
 def wish(**options: Any) -> Wish:
@@ -47,3 +49,22 @@ def ui(config: Path | None, wished: Wish, out: Path | None, port: int) -> NoRetu
     project = open_project(config)
     show.Terminal().say(f"the page: http://127.0.0.1:{port}  (Ctrl-C ends it)")
     bench.page(project, wished, out, port)
+
+
+def search(
+    config: Path | None, wished: Wish, goal: Goal, quest: Quest, out: Path | None, *, json: bool, quiet: bool
+) -> int:
+    """Search, show, and return the exit code."""
+    from dsctl.bench import summary
+    from dsctl.cli import bench_view
+    from dsctl.flows import searching
+    from dsctl.flows.project import open_project
+
+    with bench_view.watcher(is_quiet=quiet) as watcher:
+        found = searching.search(open_project(config), wished, goal, quest, out, watcher)
+    told = found.as_json()
+    if json:
+        show.json(told)
+    else:
+        show.result(summary.bracket(told))
+    return int(Exit.FAILED if found.bracket.passed is None else Exit.OK)

@@ -55,9 +55,9 @@ def bench(project: Project, wish: Wish, goal: Goal, out: Path | None, watcher: W
     from dsctl.bench.runs import Run
 
     objectives = slo.wished(goal.limits, goal.preset, goal.attainment) or slo.parse(OBJECTIVES)
-    with _site(project, wish, mock=mock) as site:
-        folder = _folder(out)
-        ran = run.measure(_with_key(wish), site, folder, watcher)
+    with site(project, wish, mock=mock) as found:
+        folder = folder_of(out)
+        ran = run.measure(with_key(wish), found, folder, watcher)
     document = judge.document(ran.facts, ran.rows, objectives)
     records.write_run(folder, document)
     report.write(folder / "report.html", Run(folder, document, ran.facts, tuple(ran.rows)), document)
@@ -73,8 +73,8 @@ def page(project: Project, wish: Wish, out: Path | None, port: int) -> NoReturn:
     from dsctl.bench.preflight import Look
     from dsctl.bench.wish import CONCURRENCY, workload_of
 
-    wish = _with_key(wish)
-    with _site(project, wish, mock=False) as site, Look(wish, site.url) as look:
+    wish = with_key(wish)
+    with site(project, wish, mock=False) as found, Look(wish, found.url) as look:
         target = look.target()
     folder = (out or Path(FOLDER) / "ui").absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,8 @@ def page(project: Project, wish: Wish, out: Path | None, port: int) -> NoReturn:
 
 
 @contextmanager
-def _site(project: Project, wish: Wish, *, mock: bool) -> Generator[run.Site]:
+def site(project: Project, wish: Wish, *, mock: bool) -> Generator[run.Site]:
+    """What is measured: the stand-in server while it is needed, `wish.url`, or what is deployed as this project."""
     if mock:
         if wish.url is not None:
             raise UsageError("--mock brings its own server; leave out --url")
@@ -114,11 +115,12 @@ def _lives(project: Project) -> list[str]:
     return [f"{one.name} {one.api_pid} {one.core_pids} {one.restarts}" for one in found]
 
 
-def _with_key(wish: Wish) -> Wish:
+def with_key(wish: Wish) -> Wish:
+    """The wish with the usual variable for the key, where that is set and none was named."""
     return replace(wish, api_key_env=KEY) if wish.api_key_env is None and os.environ.get(KEY) else wish
 
 
-def _folder(out: Path | None) -> Path:
+def folder_of(out: Path | None) -> Path:
     """An own directory for the run; one that holds a run already is not written over."""
     folder = out or Path(FOLDER) / time.strftime("%Y%m%d-%H%M%S")
     if (folder / records.RUN).exists() or (folder / records.ROWS).exists():

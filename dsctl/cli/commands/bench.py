@@ -110,4 +110,39 @@ def ui(
     benchmark.ui(config, wish, out, port)
 
 
+Lowest = Annotated[float, typer.Option("--min", metavar="N", help="The first level.")]
+Highest = Annotated[float, typer.Option("--max", metavar="N", help="The last level.")]
+Over = Annotated[str, typer.Option("--over", metavar="concurrency|rate", help="What is raised.")]
+Precision = Annotated[float, typer.Option("--precision", metavar="SHARE", help="How narrow the bracket is to be.")]
+
+
+@group.command()
+def search(
+    config: Config = None, url: Url = None, model: Model = None, endpoint: Endpoint = "chat", mock: Mock = False,
+    over: Over = "concurrency", low: Lowest = 1, high: Highest = 512, precision: Precision = 0.05, load: Load = None,
+    duration: Duration = None, warmup: Warmup = None, drain: Drain = None, isl: Isl = "128", osl: Osl = "64",
+    shared_prefix: Prefix = None, turns: Turns = 1, dataset: Dataset = None, ignore_eos: Eos = True, seed: Seed = 1,
+    slo: Slo = None, slo_preset: Preset = None, attainment: Attainment = None, workers: Workers = None,
+    timeout: Timeout = "600s", out: Out = None, api_key_env: KeyEnv = None, cacert: Cacert = None, json: Json = False,
+    quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Find the load a service carries within --slo: the last level that passes and the first that fails.
+
+    Exit 0: a level passes; 1: none does; 9: a level cannot be measured, or the client is too weak for it.
+    """
+    from dsctl.cli import benchmark
+    from dsctl.flows.bench import Goal
+    from dsctl.flows.searching import Quest
+
+    wish = benchmark.wish(
+        load=load or (None if over == "concurrency" else "poisson"), duration=duration, warmup=warmup, drain=drain,
+        isl=isl, osl=osl, shared_prefix=shared_prefix, turns=turns, dataset=dataset, ignore_eos=ignore_eos, seed=seed,
+        workers=workers, endpoint=endpoint, model=model, url=url, api_key_env=api_key_env, cacert=cacert,
+        timeout=timeout,
+    )  # fmt: skip
+    quest = Quest(over, low, high, precision, mock)
+    goal = Goal(slo, slo_preset, attainment)
+    raise typer.Exit(benchmark.search(config, wish, goal, quest, out, json=json, quiet=quiet))
+
+
 verdicts.add_to(group)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import heapq
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dsctl.base.errors import InvalidError, UsageError
-from dsctl.bench import search, slo
+from dsctl.base.exits import Exit
+from dsctl.bench import records, run, search, slo
 from dsctl.bench.records import Record, Window
 from dsctl.bench.search import Probe, Range
+from dsctl.bench.wish import Wish
+from dsctl.cli import app
 from tests.dsctl.bench import examples
 
 SERVERS, SERVICE_S = 8, 0.1  # carries 80 requests per second
@@ -187,3 +192,39 @@ def test_a_level_without_requests_is_invalid() -> None:
 
 def _never(level: float, number: int) -> Probe:
     raise AssertionError("must not be measured")
+
+
+def test_the_command_keeps_every_run_and_says_the_bracket(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dsctl bench search` drives a run a level, keeps it with its run.json, and ends with 0, or 1 when none passes."""
+    asked: list[float] = []
+
+    def measured(wish: Wish, site: run.Site, folder: Path, watcher: object) -> run.Ran:
+        level = float(wish.concurrency or 0)
+        asked.append(level)
+        told = _flat(5)(level, 0)
+        records.write(folder / records.ROWS, told.rows)
+        facts = examples.facts(mode="closed", window=told.window, valid=len(asked) != 2, reasons=["busy"])
+        return run.Ran(facts, list(told.rows))
+
+    monkeypatch.setattr(run, "measure", measured)
+    command = ["bench", "search", "--url", "http://127.0.0.1:1", "--slo", "ttft=500ms", "--max", "64", "--quiet"]
+    assert app.run([*command, "--out", str(tmp_path / "one")]) == Exit.OK
+    assert "[5, 6] users" in capsys.readouterr().out
+    assert asked[:3] == [1, 2, 2]  # the second run was not valid, so it was made again
+    told = json.loads((tmp_path / "one" / "search.json").read_text())
+    assert (told["last_pass"], told["first_fail"]) == (5, 6)
+    assert json.loads((tmp_path / "one" / "level-4-1" / "run.json").read_text())["verdict"] == "pass"
+    assert app.run([*command, "--out", str(tmp_path / "two"), "--min", "7", "--json"]) == Exit.FAILED
+    assert json.loads(capsys.readouterr().out)["last_pass"] is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--over", "mood"], ["--min", "9", "--max", "3"], ["--precision", "2"], ["--slo", "error_rate=1%"]]
+)
+def test_a_search_that_cannot_be_is_refused_at_once(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong options are usage errors, told before a server is asked for anything."""
+    command = ["bench", "search", "--url", "http://127.0.0.1:1", "--slo", "ttft=500ms", *wrong]
+    assert app.run(command) == Exit.USAGE
+    assert capsys.readouterr().err.startswith("dsctl: ")
