@@ -13,6 +13,11 @@ answer() { # NAME COMMAND…
     printf '@@ %s %d\n' "$asked" $?
     printf '%s\n' "$said" | sed 's/^/ /'
 }
+whole() { # NAME FILE: the dot tells whether the last line had an end
+    [ -r "$2" ] || return 0
+    printf '@@ %s 0\n' "$1"
+    { cat "$2"; echo .; } | sed 's/^/ /'
+}
 listening() { awk '$4 == "0A" { print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null; }
 disk() { # the file system that holds a path, or will once it is made
     path=$1
@@ -80,7 +85,7 @@ if [ -d "$state" ] && [ -r "$state" ]; then
             case $short in
             journal.jsonl) answer "journal:$name" tail -n 100 "$file" ;;
             loads.jsonl) answer "loads:$name" tail -n 200 "$file" ;;
-            *) [ "$(wc -c <"$file")" -gt 262144 ] || answer "file:$name/$short" cat "$file" ;;
+            *) [ "$(wc -c <"$file")" -gt 262144 ] || whole "file:$name/$short" "$file" ;;
             esac
         done
     done

@@ -25,6 +25,12 @@ def engine(
     )  # fmt: skip
 
 
+def _health(told: Mapping[str, Any]) -> str:
+    """Docker says "starting" from the start on; before the first check has run that says nothing."""
+    status = str(told.get("Status") or "")
+    return "" if status == "starting" and not told.get("Log") else status
+
+
 def container(inspected: Mapping[str, Any]) -> Container:
     """From /containers/ID/json."""
     state: Mapping[str, Any] = inspected["State"]
@@ -33,6 +39,6 @@ def container(inspected: Mapping[str, Any]) -> Container:
     return Container(
         name=str(inspected["Name"]).removeprefix("/"), id=str(inspected["Id"]), image=str(inspected["Image"]),
         state=str(state["Status"]), labels={key: value for key, value in labels.items() if key.startswith(LABEL)},
-        health=str(health.get("Status") or ""), exit_code=int(state.get("ExitCode") or 0),
+        health=_health(health), exit_code=int(state.get("ExitCode") or 0),
         restarts=int(inspected.get("RestartCount") or 0),
     )  # fmt: skip

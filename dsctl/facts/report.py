@@ -12,7 +12,7 @@ from importlib.resources import files
 from dsctl.base.missing import Missing
 from dsctl.facts.host import NO_FABRIC, Disk, Driver, Gpu, ProjectState
 
-HEAD = re.compile(r"^@@ (\S+) (\d+)$")
+HEAD = re.compile(r"^@@ (.+) (\d+)$")
 KIB, MIB = 1 << 10, 1 << 20
 NO_NVIDIA = Missing("no NVIDIA driver on this host")
 
@@ -194,7 +194,7 @@ def projects(report: Report) -> Mapping[str, ProjectState] | Missing:
 def _project(report: Report, name: str) -> ProjectState:
     start = f"file:{name}/"
     told = {key.removeprefix(start): report.text(key) for key in report.answers if key.startswith(start)}
-    found = {path: text for path, text in told.items() if isinstance(text, str)}
+    found = {path: text.removesuffix(".") for path, text in told.items() if isinstance(text, str)}
     return ProjectState(found, _lines(report.text(f"journal:{name}")), _lines(report.text(f"loads:{name}")))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dsctl.base.container import ContainerSpec, Health, Mount
-from dsctl.base.errors import DsctlError, LockHeldError
+from dsctl.base.errors import DsctlError, LockHeldError, PreflightError
 from dsctl.base.missing import Missing
 from dsctl.base.secret import Secret
 from dsctl.config.inventory import Entry
@@ -134,6 +134,31 @@ def test_an_image_goes_from_host_to_host(bed: Bed, ways: Ways) -> None:
     finally:
         source.release()
         target.release()
+
+
+def test_two_projects_want_one_port(bed: Bed, ways: Ways) -> None:
+    """Of two containers created for the same port, the later one is refused and leaves nothing behind."""
+    first, second = door(bed, ways, "root", 0, "one"), door(bed, ways, "op", 0, "two")
+    first.claim("deploy")
+    second.claim("deploy")
+    made = ""
+    try:
+        if not first.image_id(bed.image):
+            with Path(bed.archive).open("rb") as archive:
+                first.load(iter(lambda: archive.read(1 << 20), b""))
+        wanted = spec(bed, "dsctl-one-r1", "root")
+        labels = {**wanted.labels, "dsctl.port": "21999"}
+        made = first.create(dataclasses.replace(wanted, labels=labels))
+        with pytest.raises(PreflightError, match="went to dsctl-one-r1 meanwhile"):
+            second.create(dataclasses.replace(wanted, name="dsctl-two-r1", labels=labels))
+        assert [each.name for each in second.containers() if each.label("port") == "21999"] == ["dsctl-one-r1"]
+    finally:
+        if made:
+            first.delete(made)
+        first.remove("")
+        first.release()
+        second.remove("")
+        second.release()
 
 
 def test_two_operators(bed: Bed, ways: Ways) -> None:

@@ -14,7 +14,7 @@ import paramiko
 import requests
 
 from dsctl.base.container import ContainerSpec, Health
-from dsctl.base.errors import DeadlineError, DsctlError, PreflightError
+from dsctl.base.errors import DeadlineError, DsctlError, GateError, PreflightError
 from dsctl.base.missing import Missing
 from dsctl.facts.host import Container, HostFacts
 from dsctl.reach.hostdoor import FencedError, Ran
@@ -152,7 +152,22 @@ class SshDoor:
                 environment=dict(spec.environment), user=spec.user, host_config=_limits(api, spec, self._open_files()),
                 healthcheck=_health(spec.health), volumes=[mount.target for mount in spec.mounts],
             )  # fmt: skip
+            self._claim_ground(api, str(made["Id"]), spec)
             return str(made["Id"])
+
+    def _claim_ground(self, api: Any, container: str, spec: ContainerSpec) -> None:
+        """Two projects may create at the same moment: of two containers on one port or card, the later gives way."""
+        port, cards = spec.label("port"), set(spec.gpus)
+        listed = [each for each in gather.containers(api) if each.name != spec.name]
+        rivals = [e for e in listed if (port and e.label("port") == port) or cards & set(e.label("gpus").split(","))]
+        born = api.inspect_container(container)["Created"]
+        for rival in rivals:
+            if (api.inspect_container(rival.id)["Created"], rival.id) < (born, container):
+                api.remove_container(container)
+                raise PreflightError(
+                    f"{self.name}: port {port} or a card of {spec.name} went to {rival.name} meanwhile",
+                    hint="run the same command again; it plans anew",
+                )
 
     def _open_files(self) -> int:
         """Most file descriptors the engine itself has: where it may not raise limits, more would be refused."""
@@ -162,8 +177,13 @@ class SshDoor:
     def start(self, container: str) -> None:
         """Starts it; nothing when it runs."""
         self._mine()
-        with self._asking(f"start {container[:12]}", 120) as api:
-            api.start(container)
+        try:
+            with self._asking(f"start {container[:12]}", 120) as api:
+                api.start(container)
+        except DsctlError as error:
+            if isinstance(error.__cause__, docker.errors.APIError):  # its command or image does not run at all
+                raise GateError(error.message, why=error.why, hint=error.hint) from error
+            raise
 
     def stop(self, container: str, grace_s: int) -> None:
         """SIGTERM, SIGKILL after `grace_s`; nothing when it does not run."""

@@ -39,7 +39,7 @@ def test_a_plain_host() -> None:
     projects = report.projects(told)
     assert not isinstance(projects, Missing)
     state = projects["demo"]
-    assert state.files == {"releases/1.json": '{"n": 1}', "fence": "3"}
+    assert state.files == {"releases/1.json": '{"n": 1}\n', "fence": "3\n"}
     assert state.journal == ("a", "b")
     digests, disks = report.models(told)
     assert digests == {}
@@ -94,7 +94,9 @@ def test_the_collector_runs_here(tmp_path: Path) -> None:
     project = tmp_path / "state" / "p 1"
     (project / "secrets").mkdir(parents=True)
     (project / "secrets" / "token").write_text("hidden")
-    (project / "odd").write_text("@@ end 0\n@@ ports 0\n no\n")
+    odd = {"odd": "@@ end 0\n@@ ports 0\n no\n", "open": "no end", "empty": "", "dots": "..\n.\n", "blank": "\n\n"}
+    for name, text in odd.items():
+        (project / name).write_text(text)
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
@@ -105,6 +107,7 @@ def test_the_collector_runs_here(tmp_path: Path) -> None:
     assert isinstance(told, Report)
     projects = report.projects(told)
     assert not isinstance(projects, Missing)
+    assert projects["p 1"].files == odd  # byte for byte
     assert not isinstance(told.number("cores"), Missing)
     digests, _ = report.models(told)
     assert len(digests[str(model)]) == 16
