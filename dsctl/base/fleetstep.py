@@ -81,6 +81,7 @@ class EndContainer:
     name: str
     id: str  # empty: the one this plan created
     grace_s: int
+    is_kept: bool = False  # only stopped, for whoever wants to read its log
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from dsctl.cli.commands import (
     bench,
     chat,
     config,
+    cordon,
     deploy,
     diff,
     doctor,
@@ -25,8 +26,10 @@ from dsctl.cli.commands import (
     hosts,
     init,
     keys,
+    lock,
     logs,
     plan,
+    releases,
     render,
     scale,
     serve,
@@ -35,9 +38,12 @@ from dsctl.cli.commands import (
 
 VERBS: tuple[Callable[..., None], ...] = (
     init.init, deploy.deploy, scale.scale, status.status, down.down, logs.logs, plan.plan, diff.diff,
+    releases.releases, releases.rollback, cordon.drain, cordon.cordon, cordon.uncordon, cordon.prune,
     serve.serve, chat.chat, gateway.gateway,
 )  # fmt: skip
-GROUPS: tuple[typer.Typer, ...] = (doctor.group, bench.group, render.group, keys.group, config.group, hosts.group)
+GROUPS: tuple[typer.Typer, ...] = (
+    doctor.group, bench.group, render.group, keys.group, hosts.group, lock.group, config.group,
+)  # fmt: skip
 PASSING = {"allow_extra_args": True, "ignore_unknown_options": True}  # what serve does not know is the engine's
 
 EPILOG = "\b\nExit codes:\n" + exits.table()

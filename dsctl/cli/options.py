@@ -17,3 +17,5 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and err
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also details.")]
 Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0, help="Give up after this; 0: never.")]
 Mock = Annotated[bool, typer.Option("--mock", help="Serve with the stand-in engine instead of a model.")]
+Hosts = Annotated[str, typer.Option("--hosts", metavar="PATTERN", help="Hosts, groups, patterns; default: dsctl.yaml.")]
+Unreachable = Annotated[bool, typer.Option("--skip-unreachable", help="Leave hosts that do not answer as they are.")]

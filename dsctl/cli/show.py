@@ -54,6 +54,11 @@ def json(value: Mapping[str, Any]) -> None:
     _object(value)
 
 
+def warn(text: str) -> None:
+    """Something that is not as it should be, on stderr."""
+    _line(paint(f"dsctl: {text}".translate(_CONTROLS), "33"))
+
+
 def error(problem: DsctlError) -> None:
     """What, where, why, and what to do next; on stderr."""
     first, *rest = (line.translate(_CONTROLS) for line in problem.lines())
@@ -147,7 +152,7 @@ def status(found: Status, *, json: bool) -> None:
         head = f"{found.project}  {found.url or 'not deployed'}"
         result(f"{head}\n\n{columns([heading, *rows])}" if rows else head)
     for trouble in found.troubles:
-        _line(paint(f"dsctl: {trouble}".translate(_CONTROLS), "33"))
+        warn(trouble)
 
 
 def _row(replica: ReplicaStatus) -> tuple[str, ...]:

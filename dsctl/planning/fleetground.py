@@ -156,7 +156,7 @@ def wrap_up(
         kept = [each.number for each in seen.releases if each.outcome == "good" and each.number != told]
         last = {*kept[-(KEPT_RELEASES - 1) :], told}
         for each in seen.releases:
-            if each.number not in last:
+            if each.number < min(last):
                 steps += [
                     FleetStep(host, f"forget release {each.number} on {host}", DropRelease(each.number))
                     for host in hosts

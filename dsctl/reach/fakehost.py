@@ -87,6 +87,8 @@ class Machine:
         projects: dict[str, ProjectState] = {}
         for path, text in self.files.items():
             project, _, rest = path.partition("/")
+            if not project:
+                continue  # outside
             state = projects.setdefault(project, ProjectState({}))
             is_secret = rest.startswith("secrets/")
             files = state.files if is_secret else {**state.files, rest: text}
@@ -110,6 +112,7 @@ class FakeHost:
     def __init__(self, machine: Machine, project: str) -> None:
         self._machine, self._project = machine, project
         self._has_lock = False
+        self._is_purged = False
 
     @property
     def name(self) -> str:
@@ -143,6 +146,10 @@ class FakeHost:
         """A file."""
         return self._machine.files.get(f"{self._project}/{path}", Missing(f"{self.name} has no {path}"))
 
+    def peek(self, path: str) -> str | Missing:
+        """Files outside the project are kept under their absolute path."""
+        return self._machine.files.get(path, Missing(f"{self.name}: {path}: No such file or directory"))
+
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """A file."""
         _ = mode
@@ -151,7 +158,9 @@ class FakeHost:
         self._note_serving()
 
     def append(self, path: str, line: str) -> None:
-        """One more line."""
+        """One more line; a host whose state was removed takes none, as its lock has gone with it."""
+        if not any(each.startswith(f"{self._project}/") for each in self._machine.files) and self._is_purged:
+            raise FencedError(f"{self.name}: the state has gone")
         before = self._machine.files.get(f"{self._project}/{path}", "")
         self._machine.files[f"{self._project}/{path}"] = f"{before}{line}\n"
 
@@ -159,6 +168,7 @@ class FakeHost:
         """A file, or all below an empty path."""
         self._change()
         whole = f"{self._project}/{path}"
+        self._is_purged = not path
         gone = [each for each in self._machine.files if each == whole or (not path and each.startswith(whole))]
         for each in gone:
             del self._machine.files[each]

@@ -226,7 +226,8 @@ class FleetDoor:
         if there is None or (action.id and there.id != action.id):
             return
         host.stop(there.id, action.grace_s)
-        host.delete(there.id)
+        if not action.is_kept:
+            host.delete(there.id)
 
     def _reload_front(self, host: HostDoor, step: FleetStep, action: ReloadFront, voice: Voice) -> None:
         _ = voice

@@ -57,6 +57,10 @@ class HostDoor(Protocol):
         """A file's text."""
         ...
 
+    def peek(self, path: str) -> str | Missing:
+        """A file anywhere on the host, by its absolute path."""
+        ...
+
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """A file with this text, temp + rename, owned by the containers' user; its directories are made."""
         ...

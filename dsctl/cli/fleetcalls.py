@@ -1,0 +1,104 @@
+"""What the verbs do where hosts are named: open the fleet, call one flow, show its result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from dsctl.cli import fleetshow, show
+
+if TYPE_CHECKING:
+    from dsctl.flows.fleet import Fleet
+
+
+def is_fleet(config: Path | None, hosts: str) -> bool:
+    """Whether hosts are named, here or in dsctl.yaml."""
+    from dsctl.flows.fleet import names_hosts
+
+    return names_hosts(config, hosts)
+
+
+def opened(config: Path | None, hosts: str, *, mock: bool = False, skips: bool = False) -> Fleet:
+    """The fleet."""
+    from dsctl.flows.fleet import open_fleet
+
+    overrides = {"engine.kind": "oracle"} if mock else None
+    return open_fleet(config, overrides, hosts=hosts, skips_unreachable=skips)
+
+
+def plan(fleet: Fleet, *, json: bool) -> None:
+    """plan, and deploy --dry-run."""
+    from dsctl.flows.fleetplan import plan_deploy
+
+    raise typer.Exit(fleetshow.plan(plan_deploy(fleet), json=json))
+
+
+def deploy(fleet: Fleet, voice: show.Terminal, *, json: bool) -> None:
+    """deploy."""
+    from dsctl.flows import fleetverbs
+
+    fleetshow.done(fleetverbs.deploy(fleet, voice), json=json)
+
+
+def scale(fleet: Fleet, replicas: int, voice: show.Terminal, *, is_dry: bool, json: bool) -> None:
+    """scale N."""
+    from dsctl.flows import fleetverbs
+    from dsctl.flows.fleet import observe
+
+    if is_dry:
+        raise typer.Exit(fleetshow.plan(fleetverbs.plan_scale(fleet, observe(fleet), replicas), json=json))
+    fleetshow.done(fleetverbs.scale(fleet, replicas, voice), json=json)
+
+
+def rollback(fleet: Fleet, release: int | None, voice: show.Terminal, *, is_dry: bool, json: bool) -> None:
+    """rollback [RELEASE]."""
+    from dsctl.flows import fleetverbs
+    from dsctl.flows.fleet import observe
+
+    if is_dry:
+        raise typer.Exit(fleetshow.plan(fleetverbs.plan_rollback(fleet, observe(fleet), release), json=json))
+    fleetshow.done(fleetverbs.rollback(fleet, release, voice), json=json)
+
+
+def status(fleet: Fleet, *, json: bool) -> None:
+    """status."""
+    from dsctl.flows import fleetstatus
+
+    found = fleetstatus.status(fleet)
+    fleetshow.status(found, json=json)
+    raise typer.Exit(found.exit_code)
+
+
+def down(fleet: Fleet, voice: show.Terminal, *, purge: bool, is_dry: bool, json: bool) -> None:
+    """down."""
+    from dsctl.flows import fleetverbs
+    from dsctl.flows.fleet import observe
+
+    if is_dry:
+        raise typer.Exit(fleetshow.steps(fleetverbs.plan_down(fleet, observe(fleet), purge=purge), json=json))
+    ended = fleetverbs.down(fleet, voice, purge=purge)
+    if json:
+        show.json({"changed": bool(ended)})
+    else:
+        show.result("everything has ended" if ended else "nothing was running")
+
+
+def logs(fleet: Fleet, name: str | None, lines: int, *, follow: bool) -> None:
+    """logs."""
+    from dsctl.flows import fleetstatus
+
+    with show.stopping_quietly():
+        for line in fleetstatus.logs(fleet, name, lines, follow=follow):
+            show.log_line(line)
+
+
+def prune(fleet: Fleet, voice: show.Terminal, *, is_dry: bool, json: bool) -> None:
+    """prune."""
+    from dsctl.flows import fleetverbs
+    from dsctl.flows.fleet import observe
+
+    if is_dry:
+        raise typer.Exit(fleetshow.steps(fleetverbs.plan_prune(fleet, observe(fleet)), json=json))
+    fleetshow.steps(fleetverbs.prune(fleet, voice), json=json)
