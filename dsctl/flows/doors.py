@@ -32,9 +32,7 @@ def opener(settings: Settings) -> Callable[[Entry], HostDoor]:
     state_dir = settings.text("inventory.state_dir")
 
     def open_door(entry: Entry) -> HostDoor:
-        return Door(
-            shared.host(entry), settings.project, state_dir, who, directories=directories, fabric=entry.fabric
-        )
+        return Door(shared.host(entry), settings.project, state_dir, who, directories=directories, fabric=entry.fabric)
 
     return open_door
 

@@ -43,7 +43,10 @@ def uncordon(host: Host, hosts: Hosts = "", config: Config = None) -> None:
 def prune(
     hosts: Hosts = "", config: Config = None, dry_run: DryRun = False, json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Remove ended containers, and images of ours that no kept release uses."""
+    """Remove what nobody needs any more.
+
+    That is ended containers, and images of ours that neither a container nor a kept release uses.
+    """
     from dsctl.cli import fleetcalls, show
 
     fleetcalls.prune(fleetcalls.opened(config, hosts), show.Terminal(is_quiet=quiet), is_dry=dry_run, json=json)
