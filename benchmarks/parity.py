@@ -38,7 +38,14 @@ def bits_of(variant: str, mode: Mode) -> dict[str, bool]:
     """Whether each arrangement gives the bits of the sequence computed alone, its prompt whole."""
     with tempfile.TemporaryDirectory() as scratch, limits(mode):
         path = make_checkpoint(Path(scratch), variant)
-        model = load(EngineConfig(str(path), dtype="float32" if mode == "float32" else "bfloat16", quantization="none"))
+        model = load(
+            EngineConfig(
+                str(path),
+                kernels="reference",
+                dtype="float32" if mode == "float32" else "bfloat16",
+                quantization="none",
+            )
+        )
     generator = torch.Generator().manual_seed(3)
     ids, *others = torch.randint(model.spec.vocab_size, (32, PROMPT + OUTPUT), generator=generator).unbind()
     blocks = -(-ids.numel() // BLOCK)

@@ -74,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = arguments.model or str(make_checkpoint(Path(directory) / "model", "v3", **SMALL))
         for dtype in ("float32", "bfloat16"):
-            config = EngineConfig(model=path, dtype=dtype)
+            config = EngineConfig(model=path, dtype=dtype, kernels="reference")
             compare(load(config), config, arguments.repeat)
 
 

@@ -101,7 +101,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as scratch:
         path = args.model or str(make_checkpoint(Path(scratch), "v3", **SMALL))
-        model = load(EngineConfig(path, dtype=args.dtype))
+        model = load(EngineConfig(path, kernels="reference", dtype=args.dtype))
         print(f"tile {model.tile}, {args.threads} thread(s), {model.numerics}")
         report(model, args.repeat)
 

@@ -76,7 +76,7 @@ def _plan(config: EngineConfig) -> MemoryPlan:
     policy = resolve(config.quantization, Path(config.model), spec)
     # every rank has its own copy of what is not divided: each is given its share of what is free
     free = machine.free_bytes() // config.world_size
-    plan = plan_memory(spec, config, free, policy, packed=loader.library_of(config) is not None)
+    plan = plan_memory(spec, config, free, policy, packed=loader.library_of(config, spec) is not None)
     log.info("plan: %s; %.2f GiB are free; quantisation %s", plan, free / GIB, policy.name)
     return plan
 

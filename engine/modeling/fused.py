@@ -21,7 +21,6 @@ from engine.layers.fused import AttentionWeights, ForwardWeights, FusedLayer, Fu
 from engine.layers.rotary import Rotary
 from engine.quant.packfile import Packing
 from engine.quant.policy import Stored, convert, stored
-from engine.spec.errors import ConfigError
 from engine.spec.memory import Held
 from engine.spec.model import ModelSpec
 from engine.spec.policy import Kind, Policy
@@ -29,6 +28,13 @@ from engine.spec.policy import Kind, Policy
 _MOST = {"kv_rank + rope_dim": 4096, "nope_dim + rope_dim": 512, "experts": 1024}  # csrc: buffers on the stack
 
 Get = Callable[[str], Tensor]
+
+
+def beyond_kernels(spec: ModelSpec) -> str:
+    """Which dimension is more than the kernels hold on their stack; empty when none is."""
+    sizes = (spec.latent_dim, spec.nope_dim + spec.rope_dim, spec.router.experts)
+    beyond = [(name, most, size) for (name, most), size in zip(_MOST.items(), sizes, strict=True) if size > most]
+    return ", ".join(f"{name} is {size}, the compiled kernels go up to {most}" for name, most, size in beyond)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +91,6 @@ class LayerBuilder:
     exact: Get  # float32 values as the checkpoint has them
     packing: Packing  # where converted weights may be found
     held: Held  # of what is not quantised
-
-    def check(self) -> None:
-        """Raises ConfigError when a dimension is beyond what the kernels hold on their stack."""
-        spec = self.spec
-        sizes = (spec.latent_dim, spec.nope_dim + spec.rope_dim, spec.router.experts)
-        for (name, most), size in zip(_MOST.items(), sizes, strict=True):
-            if size > most:
-                raise ConfigError(f"{name} is {size}, the compiled kernels go up to {most}; set kernels to reference")
 
     def layer(self, index: int) -> FusedLayer:
         """One decoder layer."""

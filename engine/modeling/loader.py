@@ -25,13 +25,14 @@ from engine.layers.rotary import Rotary
 from engine.layers.router import Router
 from engine.modeling.checkpoint import check_entries, fingerprint, open_reader, read_entries
 from engine.modeling.deepseek import Layer, Model
-from engine.modeling.fused import FusedModel, LayerBuilder
+from engine.modeling.fused import FusedModel, LayerBuilder, beyond_kernels
 from engine.modeling.tensors import Shapes, expected_shapes
 from engine.parallel.collectives import WHOLE, Links
 from engine.parallel.shards import local_spec, part_of
 from engine.quant.packfile import Direct, Packing, packed
 from engine.quant.policy import rounded
 from engine.spec.config import EngineConfig
+from engine.spec.errors import ConfigError
 from engine.spec.memory import cache_dtype, held_as, holds_float32, is_small, weight_bytes
 from engine.spec.model import ModelSpec, read_spec
 from engine.spec.policy import Policy, resolve
@@ -72,13 +73,24 @@ def load(config: EngineConfig) -> Loaded:
         return _build(_Source(spec, config, policy, reader.get), fingerprint(model_dir, entries), skipped)
 
 
-def library_of(config: EngineConfig) -> Library | None:
-    """The compiled kernels, when the config wants them and this machine has them."""
-    return load_library() if config.kernels == "cpu" else None
+def library_of(config: EngineConfig, spec: ModelSpec) -> Library | None:
+    """The compiled kernels: when the config names them, or leaves it open and machine and model allow them.
+
+    Raises ConfigError when they are named and cannot be had.
+    """
+    if config.kernels == "reference" or config.world_size > 1:  # several ranks compute on the reference
+        return None
+    reason = beyond_kernels(spec)
+    if config.kernels == "cpu" and reason:
+        raise ConfigError(f"{reason}; set kernels to auto or reference")
+    library = None if reason else load_library()
+    if config.kernels == "cpu" and library is None:
+        raise ConfigError("kernels is cpu, but they cannot be compiled here (see above); set kernels to auto")
+    return library
 
 
 def _build(source: _Source, checkpoint: str, skipped: int = 0) -> Loaded:
-    library = library_of(source.config)
+    library = library_of(source.config, source.spec)
     given = (source.spec, source.config, source.policy, source.source)
     if library is not None:
         return _FusedBuilder(*given, library).build(checkpoint, skipped)
@@ -147,7 +159,6 @@ class _FusedBuilder(_Source):
     def _assemble(self, checkpoint: str, skipped: int, packing: Packing) -> FusedModel:
         spec, table = self.spec, "model.embed_tokens.weight"
         layers = LayerBuilder(spec, self.policy, self._get, self.source, packing, held_as(spec, self.config.dtype))
-        layers.check()
         return FusedModel(
             spec=spec,
             library=self.library,

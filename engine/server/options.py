@@ -30,7 +30,7 @@ _HELP = {
     "queue_timeout_s": "a request that waits longer is refused with 503",
     "threads": "compute threads; 0: the usable cores",
     "load_format": "dummy makes random weights",
-    "kernels": "what computes: reference (torch), or cpu (compiled for this machine on first use)",
+    "kernels": "what computes: cpu (compiled for this machine), reference (torch), or auto (cpu where a compiler is)",
     "tensor_parallel_size": "processes among which heads, inner sizes and the vocabulary are divided",
     "expert_parallel_size": "processes among which the routed experts are divided",
     "pipeline_parallel_size": "processes among which the layers are divided",

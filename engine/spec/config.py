@@ -8,7 +8,7 @@ from typing import Literal
 from engine.spec.errors import ConfigError
 
 Dtype = Literal["float32", "bfloat16"]
-Kernels = Literal["reference", "cpu"]
+Kernels = Literal["auto", "cpu", "reference"]
 QUANTIZATIONS = ("auto", "none", "int8", "int4")  # or the path of a policy file
 _AT_LEAST_ONE = (
     "max_num_seqs", "max_num_batched_tokens", "block_size",
@@ -40,7 +40,7 @@ class EngineConfig:
     queue_timeout_s: float = 60.0  # a request that waits longer is refused with 503
     threads: int = 0  # 0: usable cores
     load_format: Literal["safetensors", "dummy"] = "safetensors"
-    kernels: Kernels = "reference"  # cpu: compiled for this machine, or the reference where no compiler is
+    kernels: Kernels = "auto"  # cpu: compiled for this machine; reference: torch; auto: cpu where it can be had
     quantization: str = "auto"  # none, int8, int4, a policy file; auto: what the checkpoint says (engine.spec.policy)
     tensor_parallel_size: int = 1  # ranks among which heads, inner sizes and the vocabulary are divided
     expert_parallel_size: int = 1  # ranks among which the routed experts are divided

@@ -104,7 +104,14 @@ def limits(mode: Mode) -> Iterator[None]:
 
 def _load(path: Path, mode: Mode) -> Model:
     with limits(mode):
-        return load(EngineConfig(str(path), dtype="float32" if mode == "float32" else "bfloat16", quantization="none"))
+        return load(
+            EngineConfig(
+                str(path),
+                kernels="reference",
+                dtype="float32" if mode == "float32" else "bfloat16",
+                quantization="none",
+            )
+        )
 
 
 def _logits(model: Model, ids: Tensor, prompt: int) -> Tensor:

@@ -89,7 +89,7 @@ def test_rotary_tables_do_not_depend_on_their_length() -> None:
 
 def test_no_logits_wanted(tmp_path: Path) -> None:
     """A step that only fills the cache, as the first chunks of a long prompt do, returns no rows."""
-    model = load(EngineConfig(str(make_checkpoint(tmp_path)), dtype="float32"))
+    model = load(EngineConfig(str(make_checkpoint(tmp_path)), kernels="reference", dtype="float32"))
     cache = model.new_cache(2, 16)
     ids = torch.arange(20)
     segment = Segment(0, 20, 0, generated=False, block_table=torch.arange(2))

@@ -57,7 +57,9 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         if dtype == "narrow":
             patch.setattr(engine.spec.memory, "FLOAT32_WEIGHTS_LIMIT", 0)
             patch.setattr(engine.spec.memory, "FLOAT32_CACHE_LIMIT", 0)
-        model = load(EngineConfig(str(path), dtype="float32" if dtype == "float32" else "bfloat16"))
+        model = load(
+            EngineConfig(str(path), kernels="reference", dtype="float32" if dtype == "float32" else "bfloat16")
+        )
     assert model.head.dtype == (torch.bfloat16 if dtype == "narrow" else torch.float32)
     assert model.cache_dtype == (torch.float16 if dtype == "narrow" else torch.float32)
     yield Case(model)

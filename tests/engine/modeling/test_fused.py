@@ -58,7 +58,7 @@ def tokens_of(model: Model | FusedModel, length: int) -> Tensor:
 def test_logits_are_the_reference(tmp_path: Path, variant: str) -> None:
     """Prompt and generated rows of every variant in float32."""
     path = make_checkpoint(tmp_path, variant)
-    reference = loader.load(EngineConfig(str(path), dtype="float32", quantization="none"))
+    reference = loader.load(EngineConfig(str(path), dtype="float32", kernels="reference", quantization="none"))
     ids = tokens_of(reference, 60)
     right = alone(reference, ids, 50)
     found = alone(fused(path), ids, 50)
@@ -73,14 +73,14 @@ def test_every_build_is_the_reference(
     """AVX2 and portable code too; with a float16 cache and bfloat16 weights to their precision."""
     monkeypatch.setattr(loader, "load_library", lambda: library(request.config, build))
     path = make_checkpoint(tmp_path, variant)
-    reference = loader.load(EngineConfig(str(path), dtype="float32"))
+    reference = loader.load(EngineConfig(str(path), dtype="float32", kernels="reference"))
     ids = tokens_of(reference, 40)
     right = alone(reference, ids, 30)
     assert (alone(fused(path), ids, 30) - right).abs().max() <= 1e-4 * right.std()
     narrow(monkeypatch)
     found = alone(fused(path, "bfloat16"), ids, 30)
     assert fused(path, "bfloat16").cache_dtype == torch.float16
-    rounded = alone(loader.load(EngineConfig(str(path), dtype="bfloat16")), ids, 30)
+    rounded = alone(loader.load(EngineConfig(str(path), dtype="bfloat16", kernels="reference")), ids, 30)
     assert ((found - rounded).abs() / right.std()).flatten().kthvalue(int(0.9 * found.numel())).values <= 1e-3
 
 
@@ -111,7 +111,7 @@ def test_long_contexts(tmp_path: Path, quantization: str) -> None:
     slow = alone(model, ids, 200)
     assert torch.equal(torch.cat(pieces), slow)
     if quantization == "none":
-        right = alone(loader.load(EngineConfig(str(path), dtype="float32")), ids, prompt)
+        right = alone(loader.load(EngineConfig(str(path), dtype="float32", kernels="reference")), ids, prompt)
         assert (whole - right).abs().max() <= 1e-4 * right.std()
 
 
@@ -147,7 +147,7 @@ def test_without_a_compiler(tmp_path: Path, quantization: str, monkeypatch: pyte
     path = make_checkpoint(tmp_path, "v2-greedy")
     found = fused(path, quantization=quantization)
     monkeypatch.setattr(loader, "load_library", lambda: None)
-    slow = loader.load(EngineConfig(str(path), dtype="float32", kernels="cpu", quantization=quantization))
+    slow = loader.load(EngineConfig(str(path), dtype="float32", quantization=quantization))
     assert isinstance(slow, Model)
     ids = tokens_of(slow, 40)
     right = alone(slow, ids, 30)
@@ -158,7 +158,7 @@ def test_without_a_compiler(tmp_path: Path, quantization: str, monkeypatch: pyte
 def test_names_of_the_arithmetic_differ(tmp_path: Path, kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels, instruction set and quantisation are parts of the numerics string."""
     path = make_checkpoint(tmp_path)
-    names = {loader.load(EngineConfig(str(path), dtype="float32")).numerics}
+    names = {loader.load(EngineConfig(str(path), dtype="float32", kernels="reference")).numerics}
     names |= {fused(path, quantization=quantization).numerics for quantization in QUANTIZATIONS}
     monkeypatch.setattr(kernels, "isa", "another")
     names.add(fused(path).numerics)
@@ -203,7 +203,7 @@ def test_sizes_beyond_the_kernels_are_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(
         "engine.modeling.fused._MOST", {"kv_rank + rope_dim": 4096, "nope_dim + rope_dim": 8, "experts": 9}
     )
-    with pytest.raises(ConfigError, match=r"nope_dim \+ rope_dim is 24.*set kernels to reference"):
+    with pytest.raises(ConfigError, match=r"nope_dim \+ rope_dim is 24.*set kernels to auto"):
         fused(make_checkpoint(tmp_path))
 
 

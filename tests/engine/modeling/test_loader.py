@@ -33,7 +33,7 @@ IDS = torch.arange(3, 40, 4)
 
 
 def _logits(path: Path, dtype: Dtype = "float32") -> Tensor:
-    return alone(load(EngineConfig(str(path), dtype=dtype)), IDS, 5)
+    return alone(load(EngineConfig(str(path), kernels="reference", dtype=dtype)), IDS, 5)
 
 
 def _refusal(path: Path) -> str:
@@ -88,7 +88,7 @@ def test_bfloat16_rounds_the_weights(tmp_path: Path, dtype: torch.dtype) -> None
 def test_mtp_layers_are_left_aside_and_counted(tmp_path: Path) -> None:
     """Tensors of the layer after the last change nothing; copies of embedding and head there may be absent."""
     path = make_checkpoint(tmp_path / "mtp", "v3-mtp")
-    model = load(EngineConfig(str(path), dtype="float32"))
+    model = load(EngineConfig(str(path), kernels="reference", dtype="float32"))
     layer = [name for name in load_file(path / "model.safetensors") if name.startswith("model.layers.3.")]
     assert model.skipped_mtp_tensors == len(layer) > 0
     assert torch.equal(alone(model, IDS, 5), _logits(make_checkpoint(tmp_path / "plain", "v3")))
@@ -114,7 +114,7 @@ def test_tied_embeddings_may_repeat_the_head(tmp_path: Path) -> None:
 def test_dummy_weights_need_no_files(tmp_path: Path) -> None:
     """load_format dummy takes shapes from config.json alone."""
     (tmp_path / "config.json").write_text(json.dumps(make_config("v3")))
-    model = load(EngineConfig(str(tmp_path), load_format="dummy"))
+    model = load(EngineConfig(str(tmp_path), kernels="reference", load_format="dummy"))
     assert torch.isfinite(alone(model, IDS, 5)).all()
     assert "dummy" in model.numerics
 
@@ -122,13 +122,15 @@ def test_dummy_weights_need_no_files(tmp_path: Path) -> None:
 def test_numerics_names_the_checkpoint(tmp_path: Path) -> None:
     """One changed weight, another dtype: another id; a copy of the files: the same id."""
     path = make_checkpoint(tmp_path / "a")
-    first = load(EngineConfig(str(path), dtype="float32")).numerics
-    assert load(EngineConfig(str(make_checkpoint(tmp_path / "b")), dtype="float32")).numerics == first
-    assert load(EngineConfig(str(path), dtype="bfloat16")).numerics != first
+    first = load(EngineConfig(str(path), kernels="reference", dtype="float32")).numerics
+    assert (
+        load(EngineConfig(str(make_checkpoint(tmp_path / "b")), kernels="reference", dtype="float32")).numerics == first
+    )
+    assert load(EngineConfig(str(path), kernels="reference", dtype="bfloat16")).numerics != first
     tensors = load_file(path / "model.safetensors")
     tensors["lm_head.weight"][3, 5] += 1
     save_file(tensors, path / "model.safetensors")
-    assert load(EngineConfig(str(path), dtype="float32")).numerics != first
+    assert load(EngineConfig(str(path), kernels="reference", dtype="float32")).numerics != first
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

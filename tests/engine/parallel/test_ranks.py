@@ -39,12 +39,12 @@ def logits(model: Any, vocab: int) -> Tensor:
 def test_two_ranks(pair: Ranks, tmp_path: Path, variant: str, dtype: str) -> None:
     """Two stages and two halves of the experts give the bits of one rank; two halves of the heads 1e-4 σ of it."""
     path = str(make_checkpoint(tmp_path / variant, variant))
-    whole = load(EngineConfig(path, dtype=dtype))  # type: ignore[arg-type]
+    whole = load(EngineConfig(path, kernels="reference", dtype=dtype))  # type: ignore[arg-type]
     expected = logits(whole, whole.spec.vocab_size)
     sigma = float(expected.std())
     for axis in ("pipeline", "expert", "tensor"):
         settings = {f"{axis}_parallel_size": 2}
-        model = pair.load(EngineConfig(path, dtype=dtype, **settings))  # type: ignore[arg-type]
+        model = pair.load(EngineConfig(path, kernels="reference", dtype=dtype, **settings))  # type: ignore[arg-type]
         found = logits(model, whole.spec.vocab_size)
         if axis == "tensor":
             assert (found - expected).abs().max() <= (1e-4 if dtype == "float32" else 2e-2) * sigma
@@ -59,7 +59,7 @@ def test_two_ranks(pair: Ranks, tmp_path: Path, variant: str, dtype: str) -> Non
 def test_quantised_weights_are_rounded_before_they_are_cut(pair: Ranks, tmp_path: Path, quantization: str) -> None:
     """The values of a quantised matrix do not depend on how many ranks share it."""
     path = str(make_checkpoint(tmp_path / "model", "v3-fp8"))
-    whole = load(EngineConfig(path, dtype="float32", quantization=quantization))
+    whole = load(EngineConfig(path, kernels="reference", dtype="float32", quantization=quantization))
     expected = logits(whole, whole.spec.vocab_size)
     for axis in ("expert", "tensor"):
         settings = {f"{axis}_parallel_size": 2}
@@ -75,11 +75,11 @@ def test_what_does_not_divide_is_refused_by_name(pair: Ranks, tmp_path: Path) ->
     """A setting that does not divide the model says which number it does not divide and what would."""
     path = str(make_checkpoint(tmp_path / "model", "v3"))
     with pytest.raises(ConfigError, match=r"tensor_parallel_size is 3.*num_attention_heads \(4\).*1, 2, 4"):
-        pair.load(EngineConfig(path, dtype="float32", tensor_parallel_size=3))
+        pair.load(EngineConfig(path, kernels="reference", dtype="float32", tensor_parallel_size=3))
     with pytest.raises(ConfigError, match=r"expert_parallel_size is 3.*8 routed experts"):
-        pair.load(EngineConfig(path, dtype="float32", expert_parallel_size=3))
+        pair.load(EngineConfig(path, kernels="reference", dtype="float32", expert_parallel_size=3))
     with pytest.raises(ConfigError, match="only 3 layers"):
-        pair.load(EngineConfig(path, dtype="float32", pipeline_parallel_size=4))
+        pair.load(EngineConfig(path, kernels="reference", dtype="float32", pipeline_parallel_size=4))
 
 
 def test_a_rank_that_cannot_load_says_why(pair: Ranks, tmp_path: Path) -> None:
