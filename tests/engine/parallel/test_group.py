@@ -55,6 +55,6 @@ def test_a_lost_rank_costs_a_pause(tmp_path: Path, axis: str, number: signal.Sig
         assert is_hit
         assert found == expected
         assert wait_until(lambda: server.info()["core_pids"] and ranks(server), "a new group") != [before]
-        assert not psutil.pid_exists(before)
+        wait_until(lambda: not psutil.pid_exists(before), "the end of the lost rank")
         assert server.complete(**BODY)["choices"][0]["token_ids"] == expected
         assert f"rank 1 (pid {before} on " in server.stderr.read_text()
