@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dsctl.bench.plan import Plan
 
 PAUSE_S = 0.1  # a closed user waits this long after a failure: a server that refuses at once is not to be flooded
+SPREAD, SPREAD_S = 0.6, 10.0  # users begin over this part of the warm-up, and over at most so many seconds
 LATEST = 200  # latencies a beat carries at most
 
 
@@ -67,6 +68,7 @@ class Duty:
         self._waiting: Arrival | None = None  # open loop: the arrival that is next
         self._next = place.worker  # closed loop: the number of the next conversation
         self._measured = 0
+        self._joined = 0
         self._exhausted = Event()  # nothing more will be sent
         self.counts = Beat()
         self._ttfts: deque[float] = deque(maxlen=LATEST)
@@ -131,6 +133,16 @@ class Duty:
             self._waiting = next(self._schedule, None)
 
     # -- closed loop -------------------------------------------------------------------------------------------------
+
+    def join(self) -> None:
+        """A new user's first moment: users begin one after the other over the warm-up, for a crowd that asks in step
+        would measure its own queue. Users of a later stage begin at once."""
+        self.wait_for_start()
+        load = self.plan.load
+        place = self._joined * self.place.workers + self.place.worker
+        self._joined += 1
+        until = place / max(1.0, load.levels[0].target) * min(SPREAD * load.warmup, SPREAD_S)
+        gevent.sleep(max(0.0, until - self.now))
 
     def user(self) -> bool:
         """One conversation of one user, begun as soon as it is free; False when there is nothing more to send."""

@@ -37,8 +37,8 @@ class ClosedUser(_BenchUser):
     abstract = True
 
     def on_start(self) -> None:
-        """All users of all workers begin together."""
-        self.duty.wait_for_start()
+        """Wait for the common start, and for this user's turn in it."""
+        self.duty.join()
 
     @task
     def converse(self) -> None:

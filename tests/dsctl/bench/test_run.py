@@ -65,9 +65,9 @@ def test_a_mock_run_tells_the_truth(tmp_path: Path) -> None:
     """Two workers: every request is recorded once, and the medians are the stand-in's own or the run is invalid.
 
     An invalid run (a busy machine) must exit 9 and say why; then it is tried again. Beyond 3 ms the error may be as
-    large as the lateness that client and stand-in measured of themselves.
+    large as the lateness that client and stand-in measured of themselves (the stand-in reads as late as it sends).
     """
-    for attempt in range(3):
+    for attempt in range(2):
         name = f"run{attempt}"
         code, out, err = bench(
             tmp_path, "--mock", "--duration", "3s", "--warmup", "1s", "--concurrency", "8", "--osl", "8",
@@ -87,7 +87,7 @@ def test_a_mock_run_tells_the_truth(tmp_path: Path) -> None:
         if code == 9:
             assert run["reasons"]
             continue
-        slack = 0.003 + run["self_check"]["loop_lag_p99"] + run["env"]["server"]["late_p99"]
+        slack = 0.003 + run["self_check"]["loop_lag_p99"] + 2 * run["env"]["server"]["late_p99"]
         measured = [row for row in rows if not row.warmup]
         assert (
             abs(median([row.t_first - row.t_send for row in measured if row.t_first and row.t_send]) - TTFT_MS / 1000)
@@ -95,7 +95,7 @@ def test_a_mock_run_tells_the_truth(tmp_path: Path) -> None:
         )
         assert abs(median([gap for row in measured for gap in row.gaps]) - ITL_MS / 1000) < slack
         return
-    pytest.skip("three runs in a row called themselves invalid: this machine is too busy to compare with the truth")
+    pytest.skip("two runs in a row called themselves invalid: this machine is too busy to compare with the truth")
 
 
 def test_a_client_that_is_held_up_says_so(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dsctl.bench.plan import Plan, Target, Workload
 from dsctl.bench.probe import Second
 from dsctl.bench.progress import Ended
 from dsctl.bench.records import Record, Window
+from dsctl.bench.scrape import chosen
 from dsctl.bench.selfcheck import Evidence
 
 
@@ -110,3 +111,13 @@ def test_remarks_tell_what_a_reader_should_know() -> None:
     assert "100 of 100 answers" in said
     assert "50% of the prompt tokens" in said
     assert selfcheck.remarks(plan(), rows(want_out=10, n_out=10, n_in=100, n_cached=0)) == []
+
+
+def test_server_metrics_are_chosen_and_summed() -> None:
+    """Of a page of metrics the telling families are kept, each summed over its labels; nonsense is skipped."""
+    page = (
+        "# HELP vllm:num_requests_running now\n"
+        'vllm:num_requests_running{model="a"} 3\nvllm:num_requests_running{model="b",x="}"} 4 1700000000\n'
+        "vllm:num_requests_waiting 2.5\nvllm:generation_tokens_total nonsense\nprocess_open_fds 9\n"
+    )
+    assert chosen(page) == {"vllm:num_requests_running": 7.0, "vllm:num_requests_waiting": 2.5}
