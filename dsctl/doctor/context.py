@@ -72,6 +72,11 @@ def source(scan: Scan) -> LogSource:
     return LogSource(scan.file, kinds_of(sample), _host(sample, tail), rank, scan.tail, scan.lines)
 
 
+_KERNEL_NAME = re.compile(
+    r"(?:^|/)(?P<h>[a-z][a-z0-9]*-?\d+)[-_.](?:dmesg|kern(?:el)?|journal|syslog|messages)\b", re.IGNORECASE
+)
+
+
 def _host(sample: str, name: str) -> str:
     for pattern in (_SYSLOG_HOST, _NCCL_HOST):
         names = [m["h"] for m in pattern.finditer(sample[:200_000])]
@@ -79,6 +84,8 @@ def _host(sample: str, name: str) -> str:
             return names[0]
     if found := re.search(r"^\s*host +: (?P<h>\S+)", sample, re.MULTILINE):
         return found["h"]
+    if kernel := _KERNEL_NAME.search(name):
+        return kernel["h"]
     found = list(_HOST_IN_NAME.finditer(name))
     return (
         re.sub(r"\.(?:log|txt|out|err)$", "", found[-1]["h"])

@@ -32,7 +32,7 @@ _OTHERS = tuple(  # what programs that are not Python say when they end
         ("C++ exception", r"^\s*what\(\): +(?P<words>.{3,400})$"),
         ("panic", r"^(?:panic: |thread '[^']{1,60}' panicked at )(?P<words>.{3,400})$"),
         ("Docker's error", r"Error response from daemon: (?P<words>.{3,400})$"),
-        ("Kubernetes event", r"^\s*Warning\s+(?:Failed\w*|BackOff|InspectFailed|NetworkNotReady)\s.*?(?:kubelet|scheduler|controller)\S*,?\s+(?P<words>.{3,300})$"),
+        ("Kubernetes event", r"^\s*Warning\s+(?:Failed\w*|InspectFailed|NetworkNotReady)\s.*?(?:kubelet|scheduler|controller)\S*,?\s+(?P<words>.{3,300})$"),
         ("fatal error", r"^(?:[\w./-]{1,60}: )?(?:FATAL|[Ff]atal(?: error)?):? +(?P<words>(?!Python).{3,300})$"),
     )
 )  # fmt: skip

@@ -142,7 +142,8 @@ def _cause_of(effect: Finding, all_: list[Finding]) -> Finding | None:
 
 
 def _explains(cause: Finding, effect: Finding) -> bool:
-    if not at_least(cause.severity, effect.severity) or not at_least(cause.severity, "warning"):
+    is_card = effect.rule.id == "CUDA-ECC" and cause.rule.category == "gpu"  # a mild word of the driver, a dead program
+    if not (is_card or at_least(cause.severity, effect.severity)) or not at_least(cause.severity, "warning"):
         return False
     if cause.rule.id.startswith("NGINX") and not effect.rule.id.startswith("NGINX"):
         return False

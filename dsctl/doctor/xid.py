@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Action = Literal["app", "reset", "cold", "info", "watch", "link", "recovery"]
+Action = Literal["app", "reset", "cold", "info", "watch", "link", "recovery", "contained"]
 
 LINE = re.compile(
     r"NVRM: Xid \((?:PCI:)?(?P<bdf>[0-9A-Fa-f]{4}(?:[0-9A-Fa-f]{4})?:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2})(?:\.\d)?"
@@ -42,6 +42,10 @@ ACTIONS: dict[Action, tuple[str, str]] = {  # action → (fix, verify)
     "cold": (
         _COLD + " Check the card's power cables, seating and riser; if it comes back, replace the card (RMA).",
         "`nvidia-smi -L` lists all cards; no further Xid under load.",
+    ),
+    "contained": (
+        "Restart the program that was stopped (no reboot needed; the program is not to blame). Reset the card when it is idle (nvidia-smi --gpu-reset -i {bdf}), so that a pending row remap takes effect; if it comes back on this card: dcgmi diag -r 3, then replace it.",
+        "`nvidia-smi -q -d ECC,ROW_REMAPPER -i {bdf}` shows nothing pending; no further Xid on {bdf}.",
     ),
     "info": ("Nothing to do now; keep it with the story of this card.", "`nvidia-smi -q -i {bdf}`."),
     "watch": ("Plan a reset of the card (nvidia-smi --gpu-reset -i {bdf}) when it is idle; watch the rate.", "`nvidia-smi -q -d ECC,ROW_REMAPPER -i {bdf}`."),
@@ -80,7 +84,7 @@ TABLE: tuple[Xid, ...] = (
     Xid(80, "corrupted data sent to the GPU", "reset"),
     Xid(92, "a high rate of correctable memory errors", "watch"),
     Xid(93, "a non-fatal violation of the card's firmware protection", "info"),
-    Xid(94, "a contained memory error: only the program that touched the bad memory was stopped", "app", "Restart that program (no reboot needed); a pending row remap takes effect at the next reset of the card."),
+    Xid(94, "a contained memory error: only the program that touched the bad memory was stopped", "contained"),
     Xid(95, "an uncontained memory error: any program on this GPU may have read wrong data", "reset"),
     Xid(96, "a video decoder error", "app"),
     Xid(106, "a test message", "info"),

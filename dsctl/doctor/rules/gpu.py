@@ -6,7 +6,16 @@ from dsctl.doctor.model import Rule, Severity
 from dsctl.doctor.rules.entry import KERNEL, C, I, W, log
 from dsctl.doctor.xid import ACTIONS, TABLE, Xid
 
-_SEVERITY: dict[str, Severity] = {"app": W, "info": I, "watch": W, "reset": C, "cold": C, "link": C, "recovery": C}
+_SEVERITY: dict[str, Severity] = {
+    "app": W,
+    "info": I,
+    "watch": W,
+    "reset": C,
+    "cold": C,
+    "link": C,
+    "recovery": C,
+    "contained": W,
+}
 _DEPTH = {
     "app": 3,
     "info": 5,
@@ -15,6 +24,7 @@ _DEPTH = {
     "cold": 0,
     "link": 0,
     "recovery": 1,
+    "contained": 1,
 }  # app: the program's own fault comes first
 
 
@@ -23,7 +33,7 @@ def _rule(entry: Xid) -> Rule:
     return log(
         f"XID-{entry.number}", _SEVERITY[entry.action], f"Xid {entry.number}: {entry.meaning.split(':')[0]}", "nvrm: xid",
         rf"NVRM: Xid \([^)]*\): {entry.number}(?:,|\s|$)", needs=KERNEL, category="gpu", refine="xid",
-        depth=1 if entry.number == 94 else _DEPTH[entry.action], cause=f"GPU {{bdf}} reported Xid {entry.number}: {entry.meaning}.",
+        depth=_DEPTH[entry.action], cause=f"GPU {{bdf}} reported Xid {entry.number}: {entry.meaning}.",
         fix=f"{entry.extra} {fix}".strip(), verify=verify, see="https://docs.nvidia.com/deploy/xid-errors/",
     )  # fmt: skip
 
