@@ -9,18 +9,32 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from dsctl.base.errors import DeadlineError, DsctlError, LockHeldError, StoppedError
-from dsctl.base.fleetstep import EditTable, EndContainer, FleetStep, RunContainer
+from dsctl.base.fleetstep import (
+    AwaitReady,
+    BuildImage,
+    Drain,
+    EditTable,
+    EndContainer,
+    FetchImage,
+    FleetStep,
+    ForgetProject,
+    PullImage,
+    RunContainer,
+    Soak,
+)
 from dsctl.base.units import seconds
 from dsctl.base.voice import Voice
 from dsctl.reach.fleetdoor import FleetDoor
 from dsctl.reach.hostdoor import FencedError
 
 STOP_S = 25
+WAITS = (AwaitReady, Drain, Soak, FetchImage, BuildImage, PullImage, ForgetProject)  # remembered apart, or not at all
 
 
 def apply_fleet(steps: Sequence[FleetStep], door: FleetDoor, voice: Voice, verb: str) -> None:
     """Every step in order. A failure ends and unlists copies that never took traffic; an interruption leaves all."""
     done: list[FleetStep] = []
+    plain: list[float] = []
     for count, step in enumerate(steps, 1):
         voice.say(f"[{count}/{len(steps)}] {sentence(step)}")
         done.append(step)
@@ -37,7 +51,10 @@ def apply_fleet(steps: Sequence[FleetStep], door: FleetDoor, voice: Voice, verb:
             raise
         took = time.monotonic() - began
         _note(door, step, verb, "end", "", took)
+        if not isinstance(step.action, WAITS):
+            plain.append(took)
         voice.note(f"  done in {seconds(took)}")
+    _remember_pace(door, done, plain)
 
 
 def sentence(step: FleetStep) -> str:
@@ -93,6 +110,16 @@ def _note(door: FleetDoor, step: FleetStep, verb: str, event: str, why: str, too
     else:
         with suppress(DsctlError):
             host.append("journal.jsonl", json.dumps(line, ensure_ascii=False))
+
+
+def _remember_pace(door: FleetDoor, done: Sequence[FleetStep], plain: Sequence[float]) -> None:
+    """How long an ordinary step took on average, for the next plan's estimate."""
+    host = door.hosts.get(done[0].host) if done else None
+    if host is None or not plain or isinstance(done[-1].action, ForgetProject):
+        return
+    with suppress(DsctlError):
+        told = {"what": "act", "model": "", "s": round(sum(plain) / len(plain), 3)}
+        host.append("loads.jsonl", json.dumps(told))
 
 
 def _actor() -> str:

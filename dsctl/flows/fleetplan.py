@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,11 +107,15 @@ def _records(fleet: Fleet, seen: Seen, wish: FleetWish) -> tuple[int, str, str, 
         return show_release(Release(number, outcome, wish.spec_hash, wish.replicas, wish.image, told, ""))
 
     last = seen.last()
-    is_same = isinstance(last, Release) and last.outcome != "bad" and last.text == text(last.number, last.outcome)
-    if isinstance(last, Release) and is_same:
+    if isinstance(last, Release) and last.outcome != "bad" and _is_same(last, wish, told):
         return last.number, "", text(last.number, "good"), text(last.number, "bad")
     number = last.number + 1 if isinstance(last, Release) else 1
     return number, text(number, "pending"), text(number, "good"), text(number, "bad")
+
+
+def _is_same(last: Release, wish: FleetWish, told: Mapping[str, object]) -> bool:
+    """The same release, if with another number of copies: scaling must not push out what can be rolled back to."""
+    return (last.spec_hash, last.image, dict(last.settings)) == (wish.spec_hash, wish.image, dict(told))
 
 
 def _need(fleet: Fleet, wish: FleetWish) -> Need | Missing:
@@ -139,7 +144,7 @@ def _check_keys(wish: FleetWish, seen: Seen) -> None:
     if not any('"sha256"' in str(seen.file(host, "gateway/keys.json")) for host in wish.fronts):
         raise PreflightError(
             f"clients reach {', '.join(wish.fronts)} without a key: there are none yet",
-            hint="dsctl keys issue --hosts …, or gateway.no_auth: true",
+            hint="dsctl keys issue, or gateway.no_auth: true",
         )
 
 

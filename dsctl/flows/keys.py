@@ -19,8 +19,8 @@ from dsctl.flows.project import Project
 Entry = dict[str, str]
 
 
-def issue(project: Project, name: str) -> tuple[str, Secret]:
-    """A new key: its id and, this one time, the key itself."""
+def make(name: str) -> tuple[Entry, Secret]:
+    """A new key: what is kept of it and, this one time, the key itself."""
     key = Secret(f"dsk-{secrets.token_urlsafe(32)}")
     entry: Entry = {
         "id": secrets.token_hex(4),
@@ -28,6 +28,12 @@ def issue(project: Project, name: str) -> tuple[str, Secret]:
         "name": name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+    return entry, key
+
+
+def issue(project: Project, name: str) -> tuple[str, Secret]:
+    """A new key that opens the front: its id and the key itself."""
+    entry, key = make(name)
     _change(project, lambda entries: [*entries, entry])
     return entry["id"], key
 
@@ -51,12 +57,20 @@ def revoke(project: Project, key_id: str) -> None:
 
 def _entries(project: Project) -> list[Entry]:
     text = project.door.read(project.places.keys)
-    if isinstance(text, Missing):
-        return []
+    return [] if isinstance(text, Missing) else parse(text, str(project.places.keys))
+
+
+def parse(text: str, where: str) -> list[Entry]:
+    """The entries of keys.json."""
     try:
         return cast("list[Entry]", json.loads(text)["keys"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DsctlError(f"{project.places.keys} cannot be read", why=repr(error)) from error
+        raise DsctlError(f"{where} cannot be read", why=repr(error)) from error
+
+
+def shown(entries: list[Entry]) -> str:
+    """keys.json."""
+    return json.dumps({"keys": entries}, indent=1) + "\n"
 
 
 def _change(project: Project, change: Callable[[list[Entry]], list[Entry]]) -> None:
@@ -64,5 +78,5 @@ def _change(project: Project, change: Callable[[list[Entry]], list[Entry]]) -> N
 
     with held(project.places.lock, "keys"):
         project.door.act(MakeState(), Silence())
-        text = json.dumps({"keys": change(_entries(project))}, indent=1) + "\n"
+        text = shown(change(_entries(project)))
         project.door.act(WriteFile(project.places.keys, text), Silence())

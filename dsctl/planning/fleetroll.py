@@ -295,7 +295,8 @@ class _Roll:
     def _tidy(self) -> None:
         """Rows of copies that exist nowhere, and front hosts whose table fell behind."""
         if not self._lost:
-            gone = [name for name in self._rows if name not in self._seen.copies and not self._is_new(name)]
+            fresh = {step.replica for step in self._steps if isinstance(step.action, RunContainer)}
+            gone = [name for name in self._rows if name not in self._seen.copies and name not in fresh]
             if gone:
                 self._unlist(gone, f"take {shown(gone)}, which exist nowhere, out of the table")
         is_edited = any(isinstance(step.action, EditTable) for step in self._steps)
@@ -303,9 +304,6 @@ class _Roll:
             stale = [host for host in self._fronts if self._seen.tables.get(host) != self._seen.table]
             if stale:
                 self._edit(f"bring the table of {shown(stale)} up to date", [])
-
-    def _is_new(self, name: str) -> bool:
-        return any(step.replica == name and isinstance(step.action, RunContainer) for step in self._steps)
 
     # small pieces
 

@@ -15,6 +15,7 @@ from dsctl.base.missing import Missing
 from dsctl.config.inventory import Entry, Inventory
 from dsctl.config.schema import Scalar
 from dsctl.facts.host import HostFacts
+from dsctl.flows import fleetkeys
 from dsctl.flows import fleetverbs as verbs
 from dsctl.flows.fleet import Fleet, observe
 from dsctl.flows.fleetplan import plan_deploy
@@ -271,6 +272,35 @@ def test_keys_are_wanted_before_clients_come_in() -> None:
     with pytest.raises(PreflightError, match="without a key"):
         verbs.deploy(fleet(fake, gateway__no_auth=False), Recorder())
     assert fake.changes == 0
+
+
+def test_keys_open_every_front_and_can_be_taken_back() -> None:
+    """An issued key's hash, never the key, is on every front host; deploy then needs no no_auth; revoking ends it."""
+    fake = machines()
+    project = fleet(fake, gateway__no_auth=False)
+    ident, key = fleetkeys.issue(project, "team")
+    files = [fake.machines[name].files["prod/gateway/keys.json"] for name in ("a", "b")]
+    assert files[0] == files[1]
+    assert key.reveal() not in files[0]
+    assert [entry["id"] for entry in fleetkeys.ls(project)] == [ident]
+    verbs.deploy(project, Recorder())
+    fleetkeys.revoke(project, ident)
+    assert fleetkeys.ls(project) == []
+    with pytest.raises(UsageError, match="no key"):
+        fleetkeys.revoke(project, ident)
+
+
+def test_scaling_pushes_no_release_out() -> None:
+    """However often it is scaled, what was deployed before can still be brought back."""
+    fake = machines()
+    verbs.deploy(fleet(fake, replicas=2), Recorder())
+    changed = fleet(fake, replicas=2, engine__max_num_seqs=8)
+    verbs.deploy(changed, Recorder())
+    for count in (3, 4, 5, 6, 2):
+        assert verbs.scale(changed, count, Recorder()).release == 2
+    assert [(each.number, each.replicas) for each in observe(changed).releases] == [(1, 2), (2, 2)]
+    verbs.rollback(changed, None, Recorder())
+    assert len(current(fake, fleet(fake, replicas=2))) == 2
 
 
 def test_a_changed_front_is_rewritten_without_touching_copies() -> None:
