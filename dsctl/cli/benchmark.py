@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,21 +25,42 @@ def wish(**options: Any) -> Wish:
     return Wish(**options)
 
 
-def run(config: Path | None, wished: Wish, goal: Goal, out: Path | None, *, mock: bool, json: bool, quiet: bool) -> int:
-    """Measure, show, and return the exit code. Interrupted, what was measured is shown before the error is."""
+@dataclass(frozen=True, slots=True)
+class How:
+    """On what, how often, and how it is shown."""
+
+    mock: bool = False
+    json: bool = False
+    quiet: bool = False
+    repeat: int = 1
+
+
+def run(config: Path | None, wished: Wish, goal: Goal, out: Path | None, how: How) -> int:
+    """Measure, show, and return the exit code: of repeats the worst, invalid before failed.
+
+    Interrupted, what was measured is shown before the error is.
+    """
     from dsctl.cli import bench_view
     from dsctl.flows import bench
     from dsctl.flows.project import open_project
 
-    with bench_view.watcher(is_quiet=quiet) as watcher:
-        done = bench.bench(open_project(config), wished, goal, out, watcher, mock=mock)
-    if json:
-        show.json({"folder": str(done.folder), **done.document})
-    else:
-        bench_view.verdict(done.document, done.folder)
-    if done.stop is not None:
-        raise done.stop
-    return int(done.exit_code)
+    documents: list[dict[str, Any]] = []
+    codes: list[Exit] = []
+    stop = None
+    for folder in bench.folders(out, how.repeat):
+        with bench_view.watcher(is_quiet=how.quiet) as watcher:
+            done = bench.bench(open_project(config), wished, goal, folder, watcher, mock=how.mock)
+        documents.append({"folder": str(done.folder), **done.document})
+        codes.append(done.exit_code)
+        if not how.json:
+            bench_view.verdict(done.document, done.folder)
+        if (stop := done.stop) is not None:
+            break
+    if how.json:
+        show.json(documents[0] if how.repeat == 1 else {"runs": documents})
+    if stop is not None:
+        raise stop
+    return int(max(codes))
 
 
 def ui(config: Path | None, wished: Wish, out: Path | None, port: int) -> NoReturn:

@@ -120,6 +120,14 @@ def with_key(wish: Wish) -> Wish:
     return replace(wish, api_key_env=KEY) if wish.api_key_env is None and os.environ.get(KEY) else wish
 
 
+def folders(out: Path | None, repeat: int) -> list[Path | None]:
+    """Where each of the repeated runs goes; a single one where `out` says."""
+    if repeat == 1:
+        return [out]
+    base = out or Path(FOLDER) / time.strftime("%Y%m%d-%H%M%S")
+    return [base / f"run-{number}" for number in range(1, repeat + 1)]
+
+
 def folder_of(out: Path | None) -> Path:
     """An own directory for the run; one that holds a run already is not written over."""
     folder = out or Path(FOLDER) / time.strftime("%Y%m%d-%H%M%S")

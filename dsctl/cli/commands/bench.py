@@ -61,6 +61,7 @@ Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default:
 KeyEnv = Annotated[str | None, typer.Option(metavar="NAME", help="The variable that holds the key; $DSCTL_API_KEY.")]
 Cacert = Annotated[Path | None, typer.Option(metavar="FILE", help="Trust these certificates.")]
 Port = Annotated[int, typer.Option("--port", metavar="PORT", min=1, max=65535, help="Of the page, on 127.0.0.1 only.")]
+Repeat = Annotated[int, typer.Option("--repeat", metavar="N", min=1, help="So many runs, into DIR/run-1 and on.")]
 Scrape = Annotated[bool, typer.Option("--scrape-metrics", help="Keep the server's /metrics beside the run.")]
 
 
@@ -72,8 +73,8 @@ def run(
     shared_prefix: Prefix = None, turns: Turns = 1, dataset: Dataset = None, priority: Priority = None,
     disconnect: Leave = 0.0, ignore_eos: Eos = True, seed: Seed = 1, slo: Slo = None, slo_preset: Preset = None,
     attainment: Attainment = None, workers: Workers = None, timeout: Timeout = "600s", out: Out = None,
-    api_key_env: KeyEnv = None, cacert: Cacert = None, scrape_metrics: Scrape = False, json: Json = False,
-    quiet: Quiet = False,
+    api_key_env: KeyEnv = None, cacert: Cacert = None, scrape_metrics: Scrape = False, repeat: Repeat = 1,
+    json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Measure a service under load.
 
@@ -88,8 +89,8 @@ def run(
         priority=priority, disconnect=disconnect, ignore_eos=ignore_eos, seed=seed, workers=workers, endpoint=endpoint,
         model=model, url=url, api_key_env=api_key_env, cacert=cacert, timeout=timeout, scrape_metrics=scrape_metrics,
     )  # fmt: skip
-    goal = Goal(slo, slo_preset, attainment)
-    raise typer.Exit(benchmark.run(config, wish, goal, out, mock=mock, json=json, quiet=quiet))
+    how = benchmark.How(mock, json, quiet, repeat)
+    raise typer.Exit(benchmark.run(config, wish, Goal(slo, slo_preset, attainment), out, how))
 
 
 @group.command()

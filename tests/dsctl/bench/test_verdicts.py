@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dsctl.base.exits import Exit
-from dsctl.bench import slo
+from dsctl.bench import records, run, runs, slo
+from dsctl.bench.wish import Wish
 from dsctl.cli import app
 from tests.dsctl.bench import examples
 
@@ -35,6 +36,30 @@ def test_a_regression_fails_and_is_named(bench: Path, capsys: Captured) -> None:
     assert app.run(["bench", "compare", str(bench / "a"), str(bench / "a"), *limits]) == Exit.OK
     assert "PASS" in capsys.readouterr().out
     assert app.run(["bench", "compare", str(bench / "a"), str(bench / "b")]) == Exit.OK
+
+
+def test_repeated_runs_are_what_compare_reads(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bench run --repeat 3` makes three runs of the same requests; the worst code is the exit code."""
+    valid = [True, True, True]
+
+    def measured(wish: Wish, site: run.Site, folder: Path, watcher: object) -> run.Ran:
+        rows = examples.lognormal(np.random.default_rng(len(str(folder))), 100)
+        records.write(folder / records.ROWS, rows)
+        return run.Ran(examples.facts(valid=valid[int(folder.name[-1]) - 1], reasons=["busy"]), rows)
+
+    monkeypatch.setattr(run, "measure", measured)
+    command = ["bench", "--url", "http://127.0.0.1:1", "--repeat", "3", "--quiet"]
+    assert app.run([*command, "--out", str(tmp_path / "a")]) == Exit.OK
+    assert [one.path.name for one in runs.load_all(tmp_path / "a")] == ["run-1", "run-2", "run-3"]
+    assert (tmp_path / "a" / "run-3" / "report.html").exists()
+    assert app.run(["bench", "compare", str(tmp_path / "a"), str(tmp_path / "a")]) == Exit.OK
+    assert app.run([*command, "--out", str(tmp_path / "b"), "--slo", "ttft=1ms"]) == Exit.FAILED
+    valid[1] = False
+    capsys.readouterr()
+    assert app.run([*command, "--out", str(tmp_path / "c"), "--slo", "ttft=1ms", "--json"]) == Exit.INVALID
+    assert [one["verdict"] for one in json.loads(capsys.readouterr().out)["runs"]] == ["fail", "invalid", "fail"]
 
 
 def test_a_comparison_as_json_and_markdown(bench: Path, capsys: Captured) -> None:
