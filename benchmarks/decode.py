@@ -7,9 +7,11 @@ of the core loop, sampling included, without HTTP. Speeds are printed beside a r
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +31,7 @@ from engine.running.runner import Runner
 from engine.scheduling.admission import Limits
 from engine.scheduling.scheduler import Scheduler
 from engine.spec.config import EngineConfig
+from engine.spec.policy import NAMED
 from engine.wire.messages import Sampling, Submit
 
 LENGTH = 2048  # positions a sequence may have
@@ -152,9 +155,20 @@ def pss_bytes() -> int:
     return next(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:"))
 
 
-def measure(args: argparse.Namespace, quantization: str) -> None:
+def policy_file(wanted: str, directory: Path) -> str:
+    """A named quantisation; with `-bf16-attention` at its end, a file that says so."""
+    name, suffix, _ = wanted.partition("-bf16-attention")
+    if not suffix:
+        return wanted
+    path = directory / f"{wanted}.json"
+    path.write_text(json.dumps(replace(NAMED[name], attention="none").document()))
+    return str(path)
+
+
+def measure(args: argparse.Namespace, wanted: str, directory: Path) -> None:
     """Load and measure one quantisation."""
     start = time.perf_counter()
+    quantization = policy_file(wanted, directory)
     config = EngineConfig(
         str(args.model),
         kernels="cpu",
@@ -170,7 +184,7 @@ def measure(args: argparse.Namespace, quantization: str) -> None:
     threads = args.threads or machine.usable_cores()
     torch.set_num_threads(threads)
     before = probe(model.library, threads)
-    name = f"{quantization}: {model.library.name}, {threads} threads"
+    name = f"{wanted}: {model.library.name}, {threads} threads"
     print(f"{name}, probe {before / 1e9:.1f} GB/s, loaded in {loaded:.2f} s", flush=True)
     measure = Measure(rig(model, config), model.library, before, args)
     for size in args.batch:
@@ -178,13 +192,13 @@ def measure(args: argparse.Namespace, quantization: str) -> None:
     for count, length in ((1, 512), (8, 128)) if args.prefill else ():
         measure.prefill(count, length)
     after = probe(model.library, threads)
-    print(f"{quantization}: probe after {after / 1e9:.1f} GB/s, PSS {pss_bytes() / 2**20:.0f} MiB", flush=True)
+    print(f"{wanted}: probe after {after / 1e9:.1f} GB/s, PSS {pss_bytes() / 2**20:.0f} MiB", flush=True)
 
 
 def main() -> None:
     """Measure the quantisations that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("quantization", nargs="*", default=["int8", "int4"])
+    parser.add_argument("quantization", nargs="*", default=["int8", "int4"], help="also int8-bf16-attention, …")
     parser.add_argument(
         "--model", type=Path, help="a checkpoint; default: the 904 M shape, made once with random weights"
     )
@@ -201,8 +215,9 @@ def main() -> None:
     args = parser.parse_args()
     args.threads = 1 if args.cpu_time else args.threads
     args.model = args.model or checkpoint()
-    for quantization in args.quantization:
-        measure(args, quantization)
+    with tempfile.TemporaryDirectory() as scratch:
+        for wanted in args.quantization:
+            measure(args, wanted, Path(scratch))
 
 
 if __name__ == "__main__":

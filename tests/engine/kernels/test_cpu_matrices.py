@@ -12,10 +12,10 @@ from torch import Tensor
 from engine.kernels.cpu.library import Library
 from engine.kernels.cpu.matrix import Matrix, Mlps, plain, stacked
 from engine.quant import int4, int8
-from engine.quant.policy import Format, convert
+from engine.quant.policy import Stored, convert
 from tests.engine.compiled import BUILDS, library
 
-FORMATS: list[Format] = ["float32", "bfloat16", "int8", "int4"]
+FORMATS: list[Stored] = ["float32", "bfloat16", "int8", "int4"]
 SHAPES = [(64, 64), (70, 36), (33, 96), (1, 32), (130, 704), (192, 1024), (65, 129)]
 
 
@@ -30,7 +30,7 @@ def values(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def expected(x: Tensor, w: Tensor, wanted: Format) -> Tensor:
+def expected(x: Tensor, w: Tensor, wanted: Stored) -> Tensor:
     """The reference product."""
     if wanted == "float32":
         return (x.double() @ w.double().t()).float()
@@ -43,7 +43,7 @@ def expected(x: Tensor, w: Tensor, wanted: Format) -> Tensor:
 
 @pytest.mark.parametrize("wanted", FORMATS)
 @pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
-def test_linear_is_the_reference(kernels: Library, wanted: Format, outputs: int, inputs: int) -> None:
+def test_linear_is_the_reference(kernels: Library, wanted: Stored, outputs: int, inputs: int) -> None:
     """One to 33 rows times odd matrices: equal to rounding, and eight-bit products to the bit."""
     w = values(outputs, inputs, seed=1)
     matrix = convert(w, wanted)
@@ -55,6 +55,17 @@ def test_linear_is_the_reference(kernels: Library, wanted: Format, outputs: int,
         torch.testing.assert_close(found, right, rtol=1e-5, atol=2e-6 * inputs**0.5)
 
 
+@pytest.mark.parametrize("wanted", FORMATS)
+def test_every_number_of_rows(kernels: Library, wanted: Stored) -> None:
+    """1 to 33 rows, so that tiles of every size are cut: each row as if it were alone, to the bit."""
+    matrix = convert(values(96, 96, seed=14), wanted)
+    x = values(33, 96, seed=15)
+    alone = torch.cat([kernels.linear(matrix, row, 1) for row in x.split(1)])
+    torch.testing.assert_close(alone, expected(x, values(96, 96, seed=14), wanted), rtol=1e-5, atol=2e-5)
+    for rows in range(1, 34):
+        assert torch.equal(kernels.linear(matrix, x[:rows], 2), alone[:rows])
+
+
 @pytest.mark.parametrize("group", [32, 64, 128])
 def test_every_group_size(kernels: Library, group: int) -> None:
     """Four-bit weights with 32, 64 and 128 values to a scale."""
@@ -64,7 +75,7 @@ def test_every_group_size(kernels: Library, group: int) -> None:
 
 
 @pytest.mark.parametrize("wanted", FORMATS)
-def test_a_row_has_one_result(kernels: Library, wanted: Format) -> None:
+def test_a_row_has_one_result(kernels: Library, wanted: Stored) -> None:
     """The bits of a row do not depend on how many rows there are, on its place, or on the number of threads."""
     matrix = convert(values(130, 288, seed=3), wanted)
     x = values(150, 288, seed=4)
@@ -99,7 +110,7 @@ def test_rows_of_a_wider_tensor(kernels: Library) -> None:
 
 @pytest.mark.parametrize("wanted", FORMATS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_what_is_not_finite_stays_so_and_stays_put(kernels: Library, wanted: Format, bad: float) -> None:
+def test_what_is_not_finite_stays_so_and_stays_put(kernels: Library, wanted: Stored, bad: float) -> None:
     """A row with NaN or infinity gives no finite number; its neighbours keep their bits."""
     matrix = convert(values(70, 96, seed=8).abs() + 0.1, wanted)
     x = values(6, 96, seed=9).abs()
@@ -112,7 +123,7 @@ def test_what_is_not_finite_stays_so_and_stays_put(kernels: Library, wanted: For
 
 
 @pytest.mark.parametrize("wanted", FORMATS)
-def test_zeros_give_zeros(kernels: Library, wanted: Format) -> None:
+def test_zeros_give_zeros(kernels: Library, wanted: Stored) -> None:
     """A row of zeros, a column of zeros and numbers too small to scale give zero, not NaN."""
     w = values(8, 64, seed=10)
     w[3] = 0
@@ -124,7 +135,7 @@ def test_zeros_give_zeros(kernels: Library, wanted: Format) -> None:
     assert torch.isfinite(found).all()
 
 
-def mlps(experts: int, hidden: int, inner: int, wanted: Format) -> tuple[Mlps, list[tuple[Tensor, ...]]]:
+def mlps(experts: int, hidden: int, inner: int, wanted: Stored) -> tuple[Mlps, list[tuple[Tensor, ...]]]:
     """A stack of MLPs, and the values that its matrices stand for."""
     raw = [
         [values(experts, *shape, seed=20 + i) / 8][0]
@@ -135,7 +146,7 @@ def mlps(experts: int, hidden: int, inner: int, wanted: Format) -> tuple[Mlps, l
 
 
 def slow_moe(
-    kernels: Library, x: Tensor, chosen: tuple[Tensor, Tensor], parts: list[tuple[Tensor, ...]], wanted: Format
+    kernels: Library, x: Tensor, chosen: tuple[Tensor, Tensor], parts: list[tuple[Tensor, ...]], wanted: Stored
 ) -> Tensor:
     """Token by token, choice by choice, from the linear kernel and torch."""
     out = torch.zeros_like(x)
@@ -156,7 +167,7 @@ def choices(tokens: int, experts: int, k: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("wanted", FORMATS)
 @pytest.mark.parametrize(("hidden", "inner"), [(64, 96), (96, 40), (128, 160)])
-def test_experts_are_the_reference(kernels: Library, wanted: Format, hidden: int, inner: int) -> None:
+def test_experts_are_the_reference(kernels: Library, wanted: Stored, hidden: int, inner: int) -> None:
     """The fused layer equals its parts; where an eight-bit rounding falls the other way, by one step of it."""
     stack, parts = mlps(5, hidden, inner, wanted)
     loose = wanted in ("int8", "int4")
@@ -169,7 +180,7 @@ def test_experts_are_the_reference(kernels: Library, wanted: Format, hidden: int
 
 
 @pytest.mark.parametrize("wanted", FORMATS)
-def test_a_token_has_one_result(kernels: Library, wanted: Format) -> None:
+def test_a_token_has_one_result(kernels: Library, wanted: Stored) -> None:
     """Companions, place and threads change no bit of a token's experts; the addend is added last."""
     stack, _ = mlps(6, 96, 72, wanted)
     x, (ids, weights) = values(70, 96, seed=40), choices(70, 6, 2)
@@ -179,6 +190,19 @@ def test_a_token_has_one_result(kernels: Library, wanted: Format) -> None:
         assert torch.equal(kernels.moe(x[part], (ids[part], weights[part]), stack, threads), whole[part])
     added = values(70, 96, seed=41)
     assert torch.equal(kernels.moe(x, (ids, weights), stack, 2, added), whole + added)
+
+
+@pytest.mark.parametrize("wanted", FORMATS)
+def test_a_bad_token_spoils_itself_only(kernels: Library, wanted: Stored) -> None:
+    """A token with NaN gives nothing finite, although it shares its experts' tiles; the others keep their bits."""
+    stack, _ = mlps(4, 64, 96, wanted)
+    x, chosen = values(20, 64, seed=42), choices(20, 4, 2)
+    clean = kernels.moe(x, chosen, stack, 2)
+    x[7, 3] = float("nan")
+    found = kernels.moe(x, chosen, stack, 2)
+    assert not torch.isfinite(found[7]).any()
+    others = [t for t in range(20) if t != 7]
+    assert torch.equal(found[others], clean[others])
 
 
 def test_experts_elsewhere_add_nothing(kernels: Library) -> None:
