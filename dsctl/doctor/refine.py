@@ -100,6 +100,21 @@ def ib_event(match: Match, _case: Case) -> Words | None:
     return Words(severity="critical") if re.search(r"fatal event|port error", match.hit.said.text) else None
 
 
+SHELL_SIGNALS = {
+    "139": ("11, a segmentation fault in native code", "`dmesg -T | grep segfault` names the library; install engine, torch and extensions as one matching set (the engine's own image); look for Xid lines at that time."),
+    "134": ("6, an abort of native code", "The lines before it name the assertion or the watchdog that aborted; after a collective time-out look at the other ranks."),
+    "135": ("7, a bus error: /dev/shm or a mapped file lost its space", "docker run --shm-size=16g (or --ipc=host), `df -h` of the weights' disk; Kubernetes: emptyDir with medium: Memory on /dev/shm."),
+    "132": ("4, an instruction this processor does not have", "`lscpu | grep avx`; use a build for this CPU, or give the virtual machine the host's CPU model (host-passthrough)."),
+}  # fmt: skip
+
+
+def exit_shell(match: Match, _case: Case) -> Words | None:
+    """What an exit code above 128 means."""
+    code = match.groups.get("code", "")
+    meaning, fix = SHELL_SIGNALS.get(code, ("", ""))
+    return Words(cause=f"The program ended with exit code {code}: signal {meaning}.", fix=fix) if fix else None
+
+
 def mpi(match: Match, _case: Case) -> Words | None:
     """The rank and host that mpirun names."""
     return Words(host=match.groups["host"], ranks=(int(match.groups["rank"][:6]),))
@@ -176,6 +191,6 @@ BY_NAME: dict[str, Refine] = {
     "torch_oom": memorycase.torch_oom, "bare_oom": memorycase.bare_oom, "vllm_kv": memorycase.vllm_kv, "vllm_kv_tokens": memorycase.vllm_kv_tokens,
     "vllm_noblocks": memorycase.vllm_noblocks, "vllm_startfree": memorycase.vllm_startfree, "vllm_sampler": memorycase.vllm_sampler,
     "sglang_start": memorycase.sglang_start, "sglang_capture": memorycase.sglang_capture, "host_alloc": memorycase.host_alloc,
-    "oomkill": memorycase.oomkill, "xid": xid_line, "tp_heads": tp_heads, "exit_signal": exit_signal, "core_signal": core_signal, "nccl_words": nccl_words, "mpi": mpi, "ib_event": ib_event, "elastic": elastic, "aer": aer,
+    "oomkill": memorycase.oomkill, "xid": xid_line, "tp_heads": tp_heads, "exit_signal": exit_signal, "core_signal": core_signal, "nccl_words": nccl_words, "mpi": mpi, "exit_shell": exit_shell, "ib_event": ib_event, "elastic": elastic, "aer": aer,
     "shm": shm, "shmbc": shmbc, "barrier": barrier,
 }  # fmt: skip

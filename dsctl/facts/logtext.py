@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass
 from typing import cast
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]{0,200}\x07|\r")
 _MESSAGES = ("log", "MESSAGE", "message", "msg", "text", "line", "event")  # of Docker, journald, and structured loggers
 _STACKS = ("exc_info", "exception", "stack_trace", "stacktrace", "traceback", "error")
+_TIMES = ("time", "timestamp", "@timestamp", "ts", "asctime", "__REALTIME_TIMESTAMP")
 _HOSTS = ("_HOSTNAME", "hostname", "host", "node", "host_name")
 _NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 MONTHS = {name: n for n, name in enumerate(_NAMES, 1)}
@@ -86,19 +88,33 @@ def _envelope(text: str) -> dict[str, object]:
     return cast("dict[str, object]", value) if isinstance(value, dict) else {}
 
 
-def _speaker(raw: str) -> tuple[str, int | None]:
-    """(host, rank) that a line of JSON names beside its message."""
+def _speaker(raw: str) -> tuple[str, int | None, float | None]:
+    """(host, rank, stamp) that a line of JSON names beside its message."""
     envelope = _envelope(raw.strip()) if raw.lstrip().startswith("{") else {}
     host = next((str(envelope[key]) for key in _HOSTS if isinstance(envelope.get(key), str)), "")
     rank = envelope.get("rank")
-    return host, rank if isinstance(rank, int) and not isinstance(rank, bool) and rank >= 0 else None
+    known = rank if isinstance(rank, int) and not isinstance(rank, bool) and rank >= 0 else None
+    when = next((envelope[key] for key in _TIMES if key in envelope), None)
+    return host, known, _moment(when)
+
+
+def _moment(value: object) -> float | None:
+    """The stamp of a time as text, or as seconds, milliseconds or microseconds since 1970."""
+    text = str(value)[:40]
+    if not re.fullmatch(r"\d{10,16}(?:\.\d+)?", text):
+        return stamp(text) if isinstance(value, str) else None
+    seconds = float(text)
+    while seconds > 1e11:
+        seconds /= 1000
+    then = time.gmtime(seconds)
+    return ((then.tm_mon - 1) * 31 + then.tm_mday - 1) * 86400 + then.tm_hour * 3600 + then.tm_min * 60 + then.tm_sec
 
 
 def read(raw: str) -> Spoken:
     """What one line says. Total: any text gives an answer."""
     shown = plain(raw)
     text = shown
-    host, rank = _speaker(raw)
+    host, rank, outer = _speaker(raw)
     local: int | None = None
     for _ in range(6):
         for wrapping in WRAPPINGS:
@@ -116,9 +132,7 @@ def read(raw: str) -> Spoken:
         host = found["host"] or host
     if rank is None:
         rank = _rank_in(text)
-    when = stamp(shown[:400])
-    if when is None and shown is not raw:
-        when = stamp(raw[-400:])  # Docker and structured loggers write the time behind the message
+    when = stamp(shown[:400]) if outer is None else outer  # one clock for all lines of a log, not two time zones
     return Spoken(text, shown, host, rank, when, local)
 
 

@@ -73,6 +73,8 @@ RULES = (
        cause="The node ran low on {what}{cond}: weights or caches on the root disk, or memory.", fix="Put weights and caches on their own volume, set ephemeral-storage requests and limits, clean images (crictl rmi --prune).", verify="`kubectl describe node` shows no DiskPressure or MemoryPressure."),
     log("EXIT-137", W, "A container was killed with signal 9", "exited with code 137|exit code: 137|exit code 137|exitcode=137|(exit status 137)", r"(?:exited with code|[Ee]xit [Cc]ode:?|exitcode=|exit status) ?137\b", needs=CONTAINER, depth=5,
         cause="Signal 9: the kernel's or the container's memory killer, or someone's docker kill.", fix="`docker inspect --format '{{.State.OOMKilled}}' NAME` and `dmesg -T | grep -i 'killed process'` say which.", verify="The container stays up under load."),
+    log("EXIT-SIGNAL", C, "A container's program crashed in native code", "exited with code 13|exit code: 13|exit code 13|exitcode=13|exit status 13", r"(?:exited with code|[Ee]xit [Cc]ode:?|exitcode=|exit status) ?(?P<code>139|134|135|132)\b", needs=CONTAINER, depth=5, refine="exit_shell",
+        cause="The program ended with exit code {code} (128 + signal).", fix="Its last lines and `dmesg -T` of the host say more.", verify="The container stays up under load."),
     log("CT-SECCOMP", C, "The container may not do what NUMA or pinned memory needs", "operation not permitted", r"(?:set_mempolicy|mbind|move_pages|get_mempolicy)[^\n]{0,60}Operation not permitted", needs=(*CONTAINER, *KERNEL),
         cause="Docker's seccomp profile forbids the NUMA calls.", fix="--cap-add SYS_NICE (and --security-opt seccomp=unconfined only if that is not enough).", verify="The warning is gone."),
 )  # fmt: skip

@@ -155,3 +155,27 @@ def test_more_free_memory_is_never_worse(allocated: float, requested: float, mor
     )
     if oom.classify(base) == "OOM-CAPACITY":
         assert oom.classify(freer) == "OOM-CAPACITY"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"log":"2026-10-05 09:00:00 ERROR x\\n","stream":"stderr","time":"2026-10-05T07:00:00.5Z"}',
+        '{"_HOSTNAME":"murg-5","__REALTIME_TIMESTAMP":"1791183600500000","MESSAGE":"x"}',
+        '{"ts":1791183600.5,"msg":"x 2026-10-05 09:00:00"}',
+        '{"@timestamp":"2026-10-05T07:00:00","message":"x","host":"murg-5"}',
+    ],
+)
+def test_one_clock_for_a_log_of_json(line: str) -> None:
+    """A line of JSON has the time of its envelope, not one that the message writes in another time zone."""
+    expected = stamp("2026-10-05T07:00:00")
+    found = read(line).stamp
+    assert found is not None
+    assert expected is not None
+    assert abs(found - expected) < 1
+
+
+@pytest.mark.parametrize("value", ['"yesterday"', "99999999999999999999", "-5", "null", "[1]", "1e400"])
+def test_odd_times_are_no_time(value: str) -> None:
+    """A time that is none leaves the line without one, and nothing fails."""
+    assert read(f'{{"time":{value},"message":"x"}}').stamp is None
