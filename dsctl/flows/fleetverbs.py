@@ -51,7 +51,8 @@ def plan_rollback(fleet: Fleet, seen: Seen, number: int | None) -> Planned:
     check_hold(seen)
     present = last_good(seen)
     good = [each for each in seen.releases if each.outcome == "good"]
-    wanted = [each for each in good if each.number == number] if number else good[:-1][-1:]
+    others = [each for each in good if each.settings != present.settings]  # scaling alone is nothing to go back from
+    wanted = [each for each in good if each.number == number] if number else others[-1:]
     if not wanted:
         known = ", ".join(str(each.number) for each in good)
         what = f"release {number}" if number else "an earlier release"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -154,9 +155,9 @@ def wrap_up(
         told = _record_number(good)
         steps.append(FleetStep(hosts[0], f"record release {told} as good", Record(hosts, told, good)))
         kept = [each.number for each in seen.releases if each.outcome == "good" and each.number != told]
-        last = {*kept[-(KEPT_RELEASES - 1) :], told}
+        last = min([*kept[-(KEPT_RELEASES - 1) :], told])
         for each in seen.releases:
-            if each.number < min(last):
+            if each.number < last and each.number not in _restorable(seen, good):
                 steps += [
                     FleetStep(host, f"forget release {each.number} on {host}", DropRelease(each.number))
                     for host in hosts
@@ -165,13 +166,22 @@ def wrap_up(
     return steps
 
 
+def _restorable(seen: Seen, good: str) -> list[int]:
+    """The newest good releases with other settings than these and than one another: scaling often loses no way back."""
+    told = [json.loads(good)["settings"]]
+    found: list[int] = []
+    for each in reversed(seen.releases):
+        if each.outcome == "good" and dict(each.settings) not in told:
+            told.append(dict(each.settings))
+            found.append(each.number)
+    return found[: KEPT_RELEASES - 1]
+
+
 def _is_unrecorded(seen: Seen, good: str) -> bool:
     return all(each.text != good for each in seen.releases)
 
 
 def _record_number(record: str) -> int:
-    import json
-
     return int(json.loads(record)["number"])
 
 

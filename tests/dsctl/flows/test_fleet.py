@@ -98,6 +98,19 @@ def test_a_change_rolls_and_both_releases_are_kept() -> None:
         verbs.rollback(new, 9, Recorder())
 
 
+def test_scaling_often_loses_no_way_back() -> None:
+    """Scaling makes releases too, but the settings before the present ones stay within reach of `rollback`."""
+    fake = machines()
+    old, new = fleet(fake), fleet(fake, engine__max_num_seqs=8)
+    verbs.deploy(old, Recorder())
+    verbs.deploy(new, Recorder())
+    for number in (3, 2, 3, 2):
+        verbs.scale(new, number, Recorder())
+    assert 1 in [each.number for each in observe(new).releases]
+    verbs.rollback(new, None, Recorder())
+    assert len(current(fake, old)) == 2
+
+
 def test_three_good_releases_are_kept() -> None:
     """The fourth good release makes the first one go, on every host."""
     fake = machines()
