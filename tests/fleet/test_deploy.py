@@ -81,7 +81,9 @@ def test_the_life_of_a_service(operator: Operator) -> None:
 
 def _specs(operator: Operator) -> set[str]:
     """The specifications of all copies, as their labels say."""
-    command = "docker inspect -f '{{index .Config.Labels \"dsctl.spec\"}}' $(docker ps -q --filter label=dsctl.role=replica {mine})"
+    mine = f"--filter label=dsctl.project={operator.settings['project']} --filter label=dsctl.role=replica"
+    shown = '{{index .Config.Labels "dsctl.spec"}}'
+    command = f"docker inspect -f '{shown}' $(docker ps -q {mine})"
     return {
         line
         for host in operator.bed.hosts[:USED]
