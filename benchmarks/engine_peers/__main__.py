@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from benchmarks.engine_peers import chart, engines, report, results
 from benchmarks.engine_peers.engines import Engine, Steps
 from benchmarks.engine_peers.install import Peers, UnfairError, default_folder
 from benchmarks.engine_peers.llama import Llama
 from benchmarks.engine_peers.probing import build, load_average, machine, measure
-from benchmarks.engine_peers.processes import FailedError, end_children_on_sigterm
+from benchmarks.engine_peers.processes import FailedError, Others, end_children_on_sigterm
 from benchmarks.engine_peers.results import Measured, Probe, Report, Spread
 from benchmarks.engine_peers.servers import Served, serve
 from benchmarks.engine_peers.shape import BATCHES
@@ -36,8 +38,10 @@ class Plan:
         run, before = secrets.token_hex(4), probe()
         for engine in self.engines:
             _say(f"{engine.name}: load average {load_average():.2f}, reads {before.read / 1e9:.1f} GB/s")
+            others = Others()
             try:
                 steps = engines.steps(engine, self.peers, self.rounds) if self.with_steps else Steps({}, {}, [])
+                share = others.share()
                 wants_http = self.with_http and engine.has_server
                 served = serve(engines.server(engine, self.peers), BATCHES) if wants_http else None
             except FailedError as error:
@@ -45,7 +49,8 @@ class Plan:
                 before = probe()
                 continue
             after = probe()
-            keep(_measured(engine, run, (before, after), steps, served))
+            measured = _measured(engine, run, (before, after), steps, served)
+            keep(msgspec.structs.replace(measured, others=max(share, served.others if served else 0.0)))
             before = after
 
 

@@ -118,6 +118,35 @@ def end_children_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, leave)
 
 
+class Others:
+    """How much of the processors went to processes that are not ours, since this was made."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._busy, self._own = _busy_s(), sum(os.times()[:4])
+
+    def share(self, running_s: float = 0.0) -> float:
+        """0 … 1 of all cores; `running_s` are the seconds that children still running have used in the meantime."""
+        elapsed = (time.monotonic() - self._began) * CORES
+        own = sum(os.times()[:4]) - self._own + running_s
+        return max(0.0, (_busy_s() - self._busy - own) / elapsed)
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds of a process and its descendants."""
+    ticks = 0
+    for one in tree(pid):
+        with contextlib.suppress(OSError, IndexError):
+            words = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(words[11]) + int(words[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _busy_s() -> float:
+    user, nice, system, _, _, irq, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
+
+
 def tail(log: Path, size: int = 2000) -> str:
     """The end of a log."""
     return log.read_text(errors="replace")[-size:] if log.exists() else ""

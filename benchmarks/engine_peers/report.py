@@ -35,6 +35,15 @@ def limit_of(report: Report, engine: Measured, rows: int, *, distinct: float | N
     return limit(SHAPE, engine.weights, Rates(probe.read, operations), rows, visited)
 
 
+def disturbed(report: Report) -> list[str]:
+    """What makes figures of this report doubtful."""
+    return [
+        f"DISTURBED {engine.name}: other processes took {engine.others:.0%} of the processors; measure again"
+        for engine in report.engines
+        if engine.is_disturbed
+    ]
+
+
 def decode_table(report: Report) -> list[str]:
     """Decode: tokens per second, bytes per second, share of the limit."""
     lines = ["| engine | weights | read probe | " + " | ".join(f"bs {rows}" for rows in BATCHES) + " |"]
@@ -100,7 +109,8 @@ def ratios(report: Report) -> list[str]:
             parts += [
                 f"HTTP {http.clients} {_ratio(http.tokens_per_s, theirs.get(http.clients))}" for http in engine.http
             ]
-            lines.append(f"{engine.name} / {peer.name}, same run: " + ", ".join(parts))
+            doubt = " (DISTURBED)" if engine.is_disturbed or peer.is_disturbed else ""
+            lines.append(f"{engine.name} / {peer.name}, same run{doubt}: " + ", ".join(parts))
     return lines
 
 
@@ -119,7 +129,7 @@ def render(report: Report) -> str:
     about = [f"{name}: {value}" for name, value in report.machine.items()]
     tables = [decode_table(report), prefill_table(report), http_table(report)]
     notes = [f"{engine.name}: {note}" for engine in report.engines for note in engine.notes]
-    blocks = [about, distinct_lines(report), *tables, ratios(report), notes]
+    blocks = [about, disturbed(report), distinct_lines(report), *tables, ratios(report), notes]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 

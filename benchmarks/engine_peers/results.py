@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 SCHEMA_VERSION = 1
+DISTURBED = 0.05
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -56,8 +57,14 @@ class Measured(msgspec.Struct, frozen=True):
     prefill: dict[str, Spread] = {}
     http: tuple[Http, ...] = ()
     load_s: float | None = None  # process start to the first answer over HTTP
+    others: float = 0.0  # share of the processors that other processes took meanwhile
     pss: int | None = None  # most bytes of the server's processes seen between loads
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Something else ran: the figures say little about the engine, and their ratios less."""
+        return self.others > DISTURBED
 
     @property
     def probe(self) -> Probe:

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStream
 def make_app(path: str) -> Any:
     """The whole server."""
     tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
     model.eval()
     turn = threading.Lock()
     app = Flask("naive")

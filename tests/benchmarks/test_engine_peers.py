@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from benchmarks.engine_peers import chart, client, engines, install, llama, probing, report, results
+from benchmarks.engine_peers import chart, client, engines, install, llama, probing, processes, report, results
 from benchmarks.engine_peers.results import Measured, Probe, Report, Spread
 from benchmarks.engine_peers.shape import CONFIG, Rates, limit, shape_of, step_bytes
 
@@ -195,3 +197,22 @@ def test_the_client_counts_tokens_gaps_and_failures() -> None:
     assert refused.error.startswith("503")
     figures = client.summary(2, [good, refused], [123.0])
     assert (figures.failed, figures.tokens_per_s.median, figures.different) == (1, 123.0, 0.4)
+
+
+def test_disturbed_results_say_so() -> None:
+    """A result during which others computed is marked in the table and in its ratios."""
+    ours, theirs = measured("dsctl-int8", "int8", "r1", 300), measured("llama-q8_0", "Q8_0", "r1", 150)
+    theirs = results.msgspec.structs.replace(theirs, others=0.3)
+    text = report.render(Report({}, {}, (ours, theirs)))
+    assert "DISTURBED llama-q8_0: other processes took 30%" in text
+    assert "same run (DISTURBED)" in text
+
+
+def test_our_own_children_are_not_others() -> None:
+    """Processor time of a child that has ended counts as ours, so the share of others stays below all there was."""
+    others = processes.Others()
+    code = "import time\nwhile time.process_time() < 0.3: pass"
+    processes.output([sys.executable, "-c", code])
+    assert 0.0 <= others.share() <= 1.0
+    assert others.share(running_s=1e9) == 0.0
+    assert processes.cpu_s(os.getpid()) > 0.0
