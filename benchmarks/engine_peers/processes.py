@@ -35,6 +35,7 @@ def output(command: Sequence[str], *, extra: Mapping[str, str] | None = None, ti
         env=environment(extra),
         start_new_session=True,
     ) as child:
+        _keep_nice(child.pid)
         try:
             out, err = child.communicate(timeout=timeout_s)
         except BaseException as error:
@@ -56,10 +57,17 @@ def running(
         child = subprocess.Popen(
             command, stdout=out, stderr=subprocess.STDOUT, env=environment(extra), start_new_session=True
         )
+    _keep_nice(child.pid)
     try:
         yield child
     finally:
         end(child)
+
+
+def _keep_nice(pid: int) -> None:
+    """Weigh a child's session as this process is weighed: kernels that group tasks by session ignore niceness else."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(os.nice(0)))
 
 
 def end(child: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:

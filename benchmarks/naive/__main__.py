@@ -61,14 +61,14 @@ class Figures:
 
 
 async def closed_loop(url: str, model: str, clients: int, seconds: float) -> Load:
-    """Load for `seconds`; answers begun by then are waited for."""
+    """Load for `seconds`, at least one request a client; answers begun by then are waited for."""
     timeout = aiohttp.ClientTimeout(total=600)
     began = time.perf_counter()
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def client(index: int) -> list[Answer]:
             answers: list[Answer] = []
-            while time.perf_counter() - began < seconds:
+            while not answers or time.perf_counter() - began < seconds:
                 prompt = random_prompt(clients * 100_000 + index * 1000 + len(answers))
                 answers.append(await ask(session, url, model, prompt, ANSWER))
             return answers
