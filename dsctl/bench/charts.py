@@ -131,7 +131,7 @@ def _scales(chart: Chart, points: Sequence[Point]) -> tuple[Scale, Scale]:
     ys = [y for _, y in points] + [mark.value for mark in chart.marks if mark.axis == "y"]
     x_low, x_high = chart.x_range or (min(xs), max(xs))
     if chart.x_log:
-        x_low = max(x_low, max(xs) / 1e6, 1e-9)
+        x_low = max(x_low, max(xs) / 1e4, 1e-9)  # what lies further below stands at the edge
     y_low = 0.0 if chart.y_from_zero and min(ys) >= 0 else min(ys)
     y_high = max(ys)
     y_high += (y_high - y_low) * 0.06
