@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from dsctl.base.errors import DeadlineError, DsctlError, LockHeldError, StoppedError
@@ -20,7 +20,6 @@ from dsctl.base.fleetstep import (
     ForgetProject,
     PullImage,
     RunContainer,
-    Soak,
 )
 from dsctl.base.units import seconds
 from dsctl.base.voice import Voice
@@ -28,13 +27,13 @@ from dsctl.reach.fleetdoor import FleetDoor
 from dsctl.reach.hostdoor import FencedError
 
 STOP_S = 25
-WAITS = (AwaitReady, Drain, Soak, FetchImage, BuildImage, PullImage, ForgetProject)  # remembered apart, or not at all
+WAITS = (AwaitReady, Drain, FetchImage, BuildImage, PullImage, ForgetProject)  # remembered apart, or not at all
 
 
 def apply_fleet(steps: Sequence[FleetStep], door: FleetDoor, voice: Voice, verb: str) -> None:
     """Every step in order. A failure ends and unlists copies that never took traffic; an interruption leaves all."""
     done: list[FleetStep] = []
-    plain: list[float] = []
+    pace: dict[str, list[float]] = {}
     for count, step in enumerate(steps, 1):
         voice.say(f"[{count}/{len(steps)}] {sentence(step)}")
         done.append(step)
@@ -52,9 +51,9 @@ def apply_fleet(steps: Sequence[FleetStep], door: FleetDoor, voice: Voice, verb:
         took = time.monotonic() - began
         _note(door, step, verb, "end", "", took)
         if not isinstance(step.action, WAITS):
-            plain.append(took)
+            pace.setdefault(type(step.action).__name__, []).append(took)
         voice.note(f"  done in {seconds(took)}")
-    _remember_pace(door, done, plain)
+    _remember_pace(door, done, pace)
 
 
 def sentence(step: FleetStep) -> str:
@@ -112,14 +111,15 @@ def _note(door: FleetDoor, step: FleetStep, verb: str, event: str, why: str, too
             host.append("journal.jsonl", json.dumps(line, ensure_ascii=False))
 
 
-def _remember_pace(door: FleetDoor, done: Sequence[FleetStep], plain: Sequence[float]) -> None:
-    """How long an ordinary step took on average, for the next plan's estimate."""
+def _remember_pace(door: FleetDoor, done: Sequence[FleetStep], pace: Mapping[str, Sequence[float]]) -> None:
+    """How long each kind of step took on average, for the next plan's estimate."""
     host = door.hosts.get(done[0].host) if done else None
-    if host is None or not plain or isinstance(done[-1].action, ForgetProject):
+    if host is None or not pace or isinstance(done[-1].action, ForgetProject):
         return
     with suppress(DsctlError):
-        told = {"what": "act", "model": "", "s": round(sum(plain) / len(plain), 3)}
-        host.append("loads.jsonl", json.dumps(told))
+        for kind, times in pace.items():
+            told = {"what": kind, "model": "", "s": round(sum(times) / len(times), 3)}
+            host.append("loads.jsonl", json.dumps(told))
 
 
 def _actor() -> str:

@@ -114,8 +114,10 @@ def _records(fleet: Fleet, seen: Seen, wish: FleetWish) -> tuple[int, str, str, 
 
 
 def _is_same(last: Release, wish: FleetWish, told: Mapping[str, object]) -> bool:
-    """The same release, if with another number of copies: scaling must not push out what can be rolled back to."""
-    return (last.spec_hash, last.image, dict(last.settings)) == (wish.spec_hash, wish.image, dict(told))
+    """The same release, if with other copies or hosts: scaling pushes nothing out that can be rolled back to."""
+    before = {key: value for key, value in last.settings.items() if not key.startswith("fleet.")}
+    now = {key: value for key, value in told.items() if not key.startswith("fleet.")}
+    return (last.spec_hash, last.image, before) == (wish.spec_hash, wish.image, now)
 
 
 def _need(fleet: Fleet, wish: FleetWish) -> Need | Missing:

@@ -15,12 +15,12 @@ ACTION_S = 1.0  # of anything nothing is remembered about: a call or two over th
 def eta(steps: Sequence[FleetStep], loads: Mapping[str, Sequence[float]]) -> float | Missing:
     """Seconds; Missing when a load is awaited and none of this model was ever seen.
 
-    `loads`: times by what they were of: `load MODEL`, `drain`, `fetch`, `act` (anything else), oldest first.
+    `loads`: times by what they were of, oldest first: `load MODEL`, `drain`, `fetch`, or the kind of a step.
     """
     now = 0.0
     started: dict[str, float] = {}
-    each = usual(loads, "act", ACTION_S)
     for step in steps:
+        each = usual(loads, type(step.action).__name__, ACTION_S)
         match step.action:
             case RunContainer(spec):
                 now += each
@@ -31,11 +31,11 @@ def eta(steps: Sequence[FleetStep], loads: Mapping[str, Sequence[float]]) -> flo
                     return Missing(f"no load of {model} was seen yet")
                 now = max(now + each, started.get(container, now) + took)
             case Soak(_, soak_s):
-                now += soak_s + each
+                now += usual(loads, "Soak", soak_s + each)
             case Drain():
                 now += usual(loads, "drain", each)
             case FetchImage():
-                now += usual(loads, "fetch", 10 * each)
+                now += usual(loads, "fetch", 10 * ACTION_S)
             case _:
                 now += each
     return now

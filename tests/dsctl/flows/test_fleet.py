@@ -211,7 +211,7 @@ def test_drain_empties_a_host_and_cordon_keeps_it_empty() -> None:
     project = fleet(fake, replicas=3)
     verbs.deploy(project, Recorder())
     fake.serving.clear()
-    verbs.drain(project, "b", Recorder())
+    assert verbs.drain(project, "b", Recorder()).release == 1
     assert min(fake.serving) == 3
     assert not [c for c in fake.machines["b"].containers.values() if c.label("role") == "replica"]
     verbs.scale(project, 5, Recorder())

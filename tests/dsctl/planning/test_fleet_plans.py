@@ -220,7 +220,8 @@ def test_eta_counts_loads_together_once() -> None:
     plan = plan_fleet(wish, see("prod", {"a": fleets.host("a", 1), "b": fleets.host("b", 2)}), Terms(1))
     assert isinstance(eta(plan.steps, {}), Missing)
     waits = sum(isinstance(step.action, AwaitReady) for step in plan.steps)
-    found = eta(plan.steps, {"load m": (100.0, 100.0), "act": (0.1,)})
+    kinds = {type(step.action).__name__: (0.1,) for step in plan.steps}
+    found = eta(plan.steps, {"load m": (100.0, 100.0), **kinds})
     assert isinstance(found, float)
     assert waits == 8 + 4
     assert 100 <= found <= 100 + 0.1 * len(plan.steps)
