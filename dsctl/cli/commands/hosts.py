@@ -27,6 +27,7 @@ def ls(hosts: Hosts = "all", config: Config = None, json: Json = False) -> None:
 def check(hosts: Hosts = "", config: Config = None, json: Json = False) -> None:
     """Log in to every host, look at it, and say what is missing and what fixes it.
 
+    DSCTL_SUDO_PASSWORD_FILE names a file with the password for sudo, where sudo asks.
     Exit 0: all are ready; 1: something is missing; 4: some do not answer; 6: none does, or a host key is not trusted.
     """
     from dsctl.cli import hostshow
