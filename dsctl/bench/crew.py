@@ -160,6 +160,9 @@ class Crew:
         for process in everyone:
             if process.stdout is not None:
                 process.stdout.close()
+        for log in (*(member.log for member in self.members), self._folder / "master.log"):
+            if log.is_file() and not log.stat().st_size:
+                log.unlink()
 
 
 def _free_port() -> int:

@@ -78,7 +78,7 @@ def _client(check: SelfCheck, *, spans_seen: bool) -> list[str]:
     if check.loop_lag_p99 > LAG_LIMIT_S:
         found.append(
             f"the client saw events up to {_ms(check.loop_lag_p99)} late (p99; limit {_ms(LAG_LIMIT_S)}): "
-            "this machine is too busy, or needs more --workers"
+            + ("use more --workers" if check.cpu > CPU_LIMIT / 2 else "this machine is too busy with other work")
         )
     if check.cpu > CPU_LIMIT:
         found.append(

@@ -109,11 +109,11 @@ def panel(now: Snapshot) -> list[str]:
 
 
 def spark(values: list[float]) -> str:
-    """Values as a row of bars, lowest to highest."""
+    """Values as a row of bars."""
     if not values:
         return ""
     low, high = min(values), max(values)
-    span = (high - low) or 1.0
+    span = max(high - low, 0.1 * high) or 1.0  # a tenth of the value fills the height at least: noise is no mountain
     return "".join(BARS[round((value - low) / span * (len(BARS) - 1))] for value in values)
 
 

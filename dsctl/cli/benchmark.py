@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dsctl.base.errors import UsageError
+from dsctl.base.errors import StoppedError, UsageError
 from dsctl.base.exits import Exit
 from dsctl.cli import show
 
@@ -59,7 +59,8 @@ def run(config: Path | None, wished: Wish, goal: Goal, out: Path | None, how: Ho
     if how.json:
         show.json(documents[0] if how.repeat == 1 else {"runs": documents})
     if stop is not None:
-        raise stop
+        hint = f"what was measured so far is in {documents[-1]['folder']}"
+        raise StoppedError(stop.message, stop.exit_code, hint=hint)
     return int(max(codes))
 
 
