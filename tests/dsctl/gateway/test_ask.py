@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-SEEN: list[dict[str, str]] = []
+SEEN: list[Message] = []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -19,7 +20,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """By path."""
-        SEEN.append(dict(self.headers))
+        SEEN.append(self.headers)
         self._answer(503 if self.path == "/busy" else 200, b"ok")
 
     def do_POST(self) -> None:
@@ -60,7 +61,7 @@ def test_status_body_and_exit_code(server: str, tmp_path: Path) -> None:
     done = ask(f"{server}/ready", "--token-file", str(tmp_path / "token"), "--header-file", f"x-a={tmp_path / 'token'}")
     assert (done.returncode, done.stdout) == (0, "200\nok")
     assert SEEN[-1]["Authorization"] == "Bearer s3cret"
-    assert SEEN[-1]["X-a"] == "s3cret"
+    assert SEEN[-1]["x-a"] == "s3cret"
     assert ask(f"{server}/busy").returncode == 1
     assert ask(f"{server}/x", "--post", stdin='{"a": 1}').stdout == '200\n{"a": 1}'
     assert ask("http://127.0.0.1:1/").returncode == 2
