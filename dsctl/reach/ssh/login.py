@@ -22,7 +22,7 @@ from dsctl.reach.ssh.route import Route
 
 CONNECT_S = 10.0
 GREETING_S = 60.0  # a slow host is not a dead one
-TRIES = 4  # sshd drops connections at random while too many log in at once
+TRIES = 10  # sshd drops connections at random while too many log in at once
 KEEPALIVE_S = 10
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it says is in our errors
 MOST_KEYS = 6  # a server's usual MaxAuthTries
@@ -55,7 +55,7 @@ def connect(route: Route, through: paramiko.Transport | None, *, login: bool = T
     why = ""
     for turn in range(TRIES):
         if turn:
-            time.sleep(random.uniform(0.2, 1.0) * turn)
+            time.sleep(random.uniform(0.2, 1.0) * min(turn, 5))
         with STARTS_THROUGH if through else STARTS:
             try:
                 transport = _greet(route, through)
