@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine.kernels.cpu.build import user_cache
-from engine.modeling.loader import dummy_source
+from engine.modeling.loader import Dummy
 from engine.modeling.tensors import expected_shapes
 from engine.spec.model import read_spec
 
@@ -59,7 +59,7 @@ def checkpoint(directory: Path | None = None) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     (target / "config.json").write_text(json.dumps(CONFIG, indent=1))
     shapes = expected_shapes(read_spec(str(target)))
-    get = dummy_source(shapes)
+    get = Dummy(shapes).get
     tensors = {name: get(name).to(torch.bfloat16) for name in shapes}
     with tempfile.TemporaryDirectory(dir=target) as scratch:
         made = Path(scratch, "model.safetensors")

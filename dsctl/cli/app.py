@@ -29,6 +29,7 @@ from dsctl.cli.commands import (
     lock,
     logs,
     plan,
+    quantize,
     releases,
     render,
     scale,
@@ -39,7 +40,7 @@ from dsctl.cli.commands import (
 VERBS: tuple[Callable[..., None], ...] = (
     init.init, deploy.deploy, scale.scale, status.status, down.down, logs.logs, plan.plan, diff.diff,
     releases.releases, releases.rollback, cordon.drain, cordon.cordon, cordon.uncordon, cordon.prune,
-    serve.serve, chat.chat, gateway.gateway,
+    serve.serve, chat.chat, gateway.gateway, quantize.quantize,
 )  # fmt: skip
 GROUPS: tuple[typer.Typer, ...] = (
     doctor.group, bench.group, render.group, keys.group, hosts.group, lock.group, config.group,

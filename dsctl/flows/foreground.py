@@ -32,11 +32,16 @@ def need(extra: str, verb: str) -> None:
 def serve(model: Path, arguments: Sequence[str]) -> NoReturn:
     """One replica of a checkpoint (a directory, or a bundled model's name); the process becomes engine.server."""
     need("engine", "serve")
+    become("engine.server", ["--model", str(checkpoint(model, "dsctl serve MODEL_DIR")), *arguments])
+
+
+def checkpoint(model: Path, usage: str) -> Path:
+    """The directory of a checkpoint named by path or as a bundled model. Raises ConfigError when it is none."""
     bundled = data_root() / "models" / model
     directory = bundled if not model.is_dir() and len(model.parts) == 1 and bundled.is_dir() else model
     if not (directory / "config.json").is_file():
-        raise ConfigError(f"{model} is not a checkpoint: no config.json in it", hint="dsctl serve MODEL_DIR")
-    become("engine.server", ["--model", str(directory.absolute()), *arguments])
+        raise ConfigError(f"{model} is not a checkpoint: no config.json in it", hint=usage)
+    return directory.absolute()
 
 
 def gateway(project: Project, arguments: Sequence[str]) -> NoReturn:

@@ -16,13 +16,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from engine.modeling.tensors import Shapes, is_mtp, is_redundant
+from engine.modeling.tensors import Shapes, expected_shapes, is_mtp, is_redundant
+from engine.quant import compressed
 from engine.quant.fp8 import dequantise, scale_shape
 from engine.spec.errors import CheckpointError
 from engine.spec.model import ModelSpec
 
 INDEX = "model.safetensors.index.json"
-_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
+_FLOATS = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
+_WIDTHS = {**_FLOATS, "I8": 1, "I32": 4, "I64": 8}
+_PARTS = (compressed.PACKED, compressed.SCALE, compressed.SHAPE)
 _LFS = b"version https://git-lfs"
 _SAMPLE = 4096  # bytes read at each of _SAMPLES places of a file for its fingerprint
 _SAMPLES = 64
@@ -44,7 +47,7 @@ def read_entries(model_dir: Path) -> dict[str, Entry]:
         files = sorted(model_dir.glob("*.safetensors"))
         if not files:
             raise CheckpointError(f"{model_dir} holds no *.safetensors; download the weights or name another directory")
-        return {name: entry for file in files for name, entry in _file_entries(file).items()}
+        return {name: entry for file in files for name, entry in file_entries(file).items()}
     try:
         listed = json.loads(index.read_bytes())["weight_map"]
         names = sorted(set(listed.values()))
@@ -55,14 +58,15 @@ def read_entries(model_dir: Path) -> dict[str, Entry]:
         raise CheckpointError(
             f"{index} lists {missing[0]}, which does not exist; {len(missing)} of {len(names)} missing"
         )
-    found = {name: entry for file in names for name, entry in _file_entries(model_dir / file).items()}
+    found = {name: entry for file in names for name, entry in file_entries(model_dir / file).items()}
     for name, file in listed.items():
         if name not in found or found[name].file.name != file:
             raise CheckpointError(f"{index} says that {file} holds tensor {name}, but it does not; download both again")
     return found
 
 
-def _file_entries(path: Path) -> dict[str, Entry]:
+def file_entries(path: Path) -> dict[str, Entry]:
+    """The tensors of one file. Raises CheckpointError when it is truncated, damaged or foreign."""
     header, start = _header(path)
     end = start
     entries: dict[str, Entry] = {}
@@ -114,7 +118,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 
 def check_entries(entries: dict[str, Entry], expected: Shapes, spec: ModelSpec, model_dir: Path) -> int:
     """Refuse missing, unknown and misshapen tensors by name; returns how many MTP tensors are left aside."""
-    missing = [name for name in expected if name not in entries]
+    missing = [name for name in expected if name not in entries and name + compressed.PACKED not in entries]
     if missing:
         raise CheckpointError(
             f"{model_dir}: tensor {missing[0]} of shape {list(expected[missing[0]])} is missing "
@@ -122,8 +126,8 @@ def check_entries(entries: dict[str, Entry], expected: Shapes, spec: ModelSpec, 
         )
     skipped = 0
     for name, entry in entries.items():
-        if name in expected:
-            _check_one(name, entry, entries, expected[name], spec)
+        if name in expected or name.removesuffix(compressed.PACKED) in expected:
+            _check_one(name, entry, entries, expected[name.removesuffix(compressed.PACKED)], spec)
         elif is_mtp(name, spec):
             skipped += 1
         elif not is_redundant(name, spec) and not _is_scale(name, expected):
@@ -132,10 +136,14 @@ def check_entries(entries: dict[str, Entry], expected: Shapes, spec: ModelSpec, 
 
 
 def _is_scale(name: str, expected: Shapes) -> bool:
-    return name.endswith(".weight_scale_inv") and name.removesuffix("_scale_inv") in expected
+    endings = ("_scale_inv", *_PARTS)
+    return any(name.endswith(f".weight{end}") and name.removesuffix(end) in expected for end in endings)
 
 
 def _check_one(name: str, entry: Entry, entries: dict[str, Entry], shape: tuple[int, ...], spec: ModelSpec) -> None:
+    if entry.dtype in ("I8", "I32", "I64"):
+        _check_whole(name, entry, entries, shape)
+        return
     if entry.shape != shape:
         raise CheckpointError(
             f"{entry.file}: tensor {name} has shape {list(entry.shape)}, config.json says {list(shape)}"
@@ -155,21 +163,75 @@ def _check_one(name: str, entry: Entry, entries: dict[str, Entry], shape: tuple[
         )
 
 
+def _check_whole(name: str, entry: Entry, entries: dict[str, Entry], shape: tuple[int, ...]) -> None:
+    """Whole numbers, int8 or packed into int32 words, need a scale for each channel or each group of inputs."""
+    is_packed = entry.dtype == "I32" and name.endswith(compressed.PACKED)
+    fits = {(shape[0], compressed.words(shape[-1], bits)) for bits in (4, 8)} if is_packed else {shape}
+    if len(shape) != 2 or not (is_packed or entry.dtype == "I8"):
+        raise CheckpointError(f"{entry.file}: tensor {name} has the type {entry.dtype}, which its place cannot have")
+    if entry.shape not in fits:
+        raise CheckpointError(
+            f"{entry.file}: tensor {name} has shape {list(entry.shape)}, config.json says {list(shape)}"
+            + (f", which packed is {' or '.join(str(list(one)) for one in sorted(fits))}" if is_packed else "")
+        )
+    base = name.removesuffix(compressed.PACKED)
+    scale = entries.get(base + compressed.SCALE)
+    if scale is None:
+        raise CheckpointError(
+            f"{entry.file}: tensor {name} has the type {entry.dtype}, but {base}_scale, "
+            "without which it has no values, is missing"
+        )
+    rows, groups = scale.shape if len(scale.shape) == 2 else (scale.shape[0] if scale.shape else 0, 1)
+    if rows != shape[0] or groups < 1 or shape[1] % groups or scale.dtype not in _FLOATS:
+        raise CheckpointError(
+            f"{scale.file}: tensor {base}_scale has type {scale.dtype} and shape {list(scale.shape)}; {list(shape)} "
+            f"needs [{shape[0]}, groups] where groups divides {shape[1]}"
+        )
+
+
 class Reader:
     """Reads tensors as float32 values, one at a time; the file stays mapped, nothing else is kept."""
 
     def __init__(self, entries: dict[str, Entry], spec: ModelSpec, stack: ExitStack) -> None:
         self._entries = entries
+        self._inputs = {name: shape[-1] for name, shape in expected_shapes(spec).items()}
         self._spec = spec
         self._stack = stack
         self._files: dict[Path, Any] = {}
 
     def get(self, name: str) -> Tensor:
-        """Values float32 of a tensor, FP8 blocks scaled. Raises CheckpointError when any is NaN or infinite."""
+        """Values float32 of a tensor, scales applied. Raises CheckpointError when any is NaN or infinite."""
+        if self._is_whole(name):
+            q, scale, _ = self._whole(name)
+            return self._finite(f"{name}{compressed.SCALE}", compressed.dequantise(q, scale))
         value = self._raw(name)
         if self._entries[name].dtype == "F8_E4M3" and self._spec.fp8_block is not None:
             value = dequantise(value, self._raw(f"{name}_scale_inv"), self._spec.fp8_block)
-        value = value.float()
+        return self._finite(name, value.float())
+
+    def quantised(self, name: str) -> compressed.Quantised | None:
+        """The whole numbers of a tensor as the engine can compute with them; None where it holds none such."""
+        if not self._is_whole(name):
+            return None
+        q, scale, bits = self._whole(name)
+        self._finite(f"{name}{compressed.SCALE}", scale)
+        return compressed.as_held(q, scale, bits)
+
+    def _is_whole(self, name: str) -> bool:
+        return name + compressed.PACKED in self._entries or self._entries[name].dtype == "I8"
+
+    def _whole(self, name: str) -> tuple[Tensor, Tensor, int]:
+        """int8 [outputs, inputs], scale [outputs, groups], bits of a number."""
+        scale = self._raw(name + compressed.SCALE)
+        scale = scale.view(scale.shape[0], -1)
+        if name + compressed.PACKED not in self._entries:
+            return self._raw(name), scale, 8
+        packed = self._raw(name + compressed.PACKED)
+        inputs = self._inputs.get(name) or int(self._raw(name + compressed.SHAPE)[1])
+        bits = 4 if packed.shape[1] == compressed.words(inputs, 4) else 8
+        return compressed.unpack(packed, bits, inputs), scale, bits
+
+    def _finite(self, name: str, value: Tensor) -> Tensor:
         if not torch.isfinite(value).all():
             bad = int((~torch.isfinite(value)).sum())
             raise CheckpointError(

@@ -19,8 +19,10 @@ from engine.layers.batch import StepBatch
 from engine.layers.cache import LatentCache
 from engine.layers.fused import AttentionWeights, ForwardWeights, FusedLayer, FusedRows
 from engine.layers.rotary import Rotary
+from engine.quant import int8
+from engine.quant.compressed import Quantised
 from engine.quant.packfile import Packing
-from engine.quant.policy import Stored, convert, stored
+from engine.quant.policy import Stored, convert, is_kept, keep, stored
 from engine.spec.memory import Held
 from engine.spec.model import ModelSpec
 from engine.spec.policy import Kind, Policy
@@ -82,13 +84,21 @@ class FusedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Weights:
+    """Named tensors of a checkpoint."""
+
+    get: Get  # float32 values, rounded to the model's dtype
+    exact: Get  # float32 values as the checkpoint has them
+    quantised: Callable[[str], Quantised | None]  # whole numbers where the checkpoint holds such
+
+
+@dataclass(frozen=True, slots=True)
 class LayerBuilder:
     """Turns named tensors into fused layers: each is read, converted and dropped before the next."""
 
     spec: ModelSpec
     policy: Policy
-    get: Get  # float32 values, rounded to the model's dtype
-    exact: Get  # float32 values as the checkpoint has them
+    weights: Weights
     packing: Packing  # where converted weights may be found
     held: Held  # of what is not quantised
 
@@ -106,11 +116,11 @@ class LayerBuilder:
     def head(self) -> Matrix:
         """hidden → vocab; the embedding where they are tied."""
         name = "model.embed_tokens.weight" if self.spec.tied else "lm_head.weight"
-        return self.packing.matrix("head", lambda: convert(self.get(name), self._stored("head")))
+        return self.packing.matrix("head", lambda: self._converted(name, self._stored("head")))
 
     def vector(self, name: str) -> Tensor:
         """A norm's weights."""
-        return self.packing.vector(name, lambda: self.get(name).clone(memory_format=torch.contiguous_format))
+        return self.packing.vector(name, lambda: self.weights.get(name).clone(memory_format=torch.contiguous_format))
 
     def _stored(self, kind: Kind, layer: int = 0) -> Stored:
         return stored(self.policy.of(kind, layer), self.held)
@@ -118,25 +128,34 @@ class LayerBuilder:
     def _matrix(self, name: str, wanted: Stored, make: Callable[[], Tensor]) -> Matrix:
         return self.packing.matrix(name, lambda: convert(make(), wanted))
 
+    def _converted(self, name: str, wanted: Stored) -> Matrix:
+        """One matrix; whole numbers of the wanted format stay as they are."""
+        found = self.weights.quantised(name)
+        return keep(found) if found is not None and is_kept(found, wanted) else convert(self.weights.get(name), wanted)
+
     def _attention(self, index: int, prefix: str) -> AttentionWeights:
         spec, at, wanted = self.spec, f"{prefix}self_attn.", self._stored("attention", index)
 
         def heads() -> Tensor:
-            expand = self.get(f"{at}kv_b_proj.weight")
+            expand = self.weights.get(f"{at}kv_b_proj.weight")
             return expand.view(spec.num_heads, spec.nope_dim + spec.value_dim, spec.kv_rank)
 
-        def down() -> Tensor:
-            queries = f"{at}q_a_proj.weight" if spec.q_rank else f"{at}q_proj.weight"
-            return torch.cat((self.get(queries), self.get(f"{at}kv_a_proj_with_mqa.weight")))
+        def down() -> Matrix:
+            names = (f"{at}q_a_proj.weight" if spec.q_rank else f"{at}q_proj.weight", f"{at}kv_a_proj_with_mqa.weight")
+            found = [self.weights.quantised(name) for name in names]
+            eight = [part for part in found if isinstance(part, int8.Quantised)]
+            if wanted == "int8" and len(eight) == len(names):
+                return int8.pack(int8.joined(eight))
+            return convert(torch.cat([self.weights.get(name) for name in names]), wanted)
 
         def plainly(name: str) -> Matrix:
-            return self._matrix(f"{at}{name}", wanted, lambda: self.get(f"{at}{name}_proj.weight"))
+            return self.packing.matrix(f"{at}{name}", lambda: self._converted(f"{at}{name}_proj.weight", wanted))
 
         return AttentionWeights(
             input_norm=self.vector(f"{prefix}input_layernorm.weight"),
             q_norm=self.vector(f"{at}q_a_layernorm.weight") if spec.q_rank else None,
             kv_norm=self.vector(f"{at}kv_a_layernorm.weight"),
-            down=self._matrix(f"{at}down", wanted, down),
+            down=self.packing.matrix(f"{at}down", down),
             q_up=plainly("q_b") if spec.q_rank else None,
             expand=plainly("kv_b"),
             absorb_k=self._matrix(
@@ -149,7 +168,7 @@ class LayerBuilder:
     def _mlps(self, at: str, parts: list[str], wanted: Stored) -> Mlps:
         def stack(name: str) -> Matrix:
             def make() -> Matrix:
-                return stacked([convert(self.get(f"{at}{part}{name}_proj.weight"), wanted) for part in parts])
+                return stacked([self._converted(f"{at}{part}{name}_proj.weight", wanted) for part in parts])
 
             return self.packing.matrix(f"{at}{parts[0]}{name}", make)
 
@@ -161,9 +180,9 @@ class LayerBuilder:
         return ForwardWeights(
             norm=norm,
             shared=self._mlps(at, ["shared_experts."], self._stored("shared", index)) if spec.shared_experts else None,
-            router=self.packing.matrix(f"{at}router", lambda: plain(self.get(f"{at}gate.weight").contiguous())),
+            router=self.packing.matrix(f"{at}router", lambda: plain(self.weights.get(f"{at}gate.weight").contiguous())),
             # the bias only chooses: it stays as precise as the checkpoint has it, whatever the dtype
-            bias=self.packing.vector(bias, lambda: self.exact(bias).clone()) if self._is_biased else None,
+            bias=self.packing.vector(bias, lambda: self.weights.exact(bias).clone()) if self._is_biased else None,
             routed=self._mlps(
                 at, [f"experts.{expert}." for expert in range(spec.router.experts)], self._stored("routed", index)
             ),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from torch import Tensor
 from engine.kernels.cpu.build import user_cache
 from engine.kernels.cpu.library import Library
 from engine.kernels.cpu.library import load as load_library
-from engine.kernels.packed import Mlp, pack, pack_mlp
+from engine.kernels.packed import Mlp, Packed, pack, pack_mlp
 from engine.kernels.reference import REFERENCE
 from engine.kernels.rowwise import narrowest_tile
 from engine.kernels.table import Ops
@@ -25,12 +27,13 @@ from engine.layers.rotary import Rotary
 from engine.layers.router import Router
 from engine.modeling.checkpoint import check_entries, fingerprint, open_reader, read_entries
 from engine.modeling.deepseek import Layer, Model
-from engine.modeling.fused import FusedModel, LayerBuilder, beyond_kernels
+from engine.modeling.fused import FusedModel, LayerBuilder, Weights, beyond_kernels
 from engine.modeling.tensors import Shapes, expected_shapes
 from engine.parallel.collectives import WHOLE, Links
 from engine.parallel.shards import local_spec, part_of
+from engine.quant.compressed import Quantised
 from engine.quant.packfile import Direct, Packing, packed
-from engine.quant.policy import rounded
+from engine.quant.policy import is_kept, rounded
 from engine.spec.config import EngineConfig
 from engine.spec.errors import ConfigError
 from engine.spec.memory import cache_dtype, held_as, holds_float32, is_small, weight_bytes
@@ -40,20 +43,26 @@ from engine.spec.policy import Policy, resolve
 NUMERICS_VERSION = 1  # raise it whenever a change of this package changes the bits of any logit
 PACK_FROM = 64 << 20  # bytes of quantised weights from which on they are kept in a file: smaller ones are made faster
 
-Get = Callable[[str], Tensor]
 Loaded = Model | FusedModel
+
+
+class Source(Protocol):
+    """Where the tensors of a checkpoint come from."""
+
+    def get(self, name: str) -> Tensor:
+        """Values float32."""
+        ...
+
+    def quantised(self, name: str) -> Quantised | None:
+        """The whole numbers and scales of a tensor that is held in a format the engine computes with, else None."""
+        ...
 
 
 def load_part(config: EngineConfig, links: Links) -> Model:
     """The part of config.model that one of several ranks holds, on the reference kernels."""
-    spec = read_spec(config.model)
-    expected = expected_shapes(spec)
-    model_dir = Path(config.model)
-    entries = read_entries(model_dir)
-    skipped = check_entries(entries, expected, spec, model_dir)
-    policy = resolve(config.quantization, model_dir, spec)
-    with open_reader(entries, spec) as reader:
-        return _Builder(spec, config, policy, reader.get, links=links).build(fingerprint(model_dir, entries), skipped)
+    with opened(config) as builder:
+        assert isinstance(builder, ReferenceBuilder)  # several ranks compute on it, see library_of
+        return replace(builder, links=links).build()
 
 
 def load(config: EngineConfig) -> Loaded:
@@ -61,16 +70,24 @@ def load(config: EngineConfig) -> Loaded:
 
     Raises CheckpointError naming the file and the tensor for anything missing, truncated, misshapen, unknown or NaN.
     """
+    with opened(config) as builder:
+        return builder.build()
+
+
+@contextmanager
+def opened(config: EngineConfig) -> Iterator[FusedBuilder | ReferenceBuilder]:
+    """What turns the checkpoint's tensors into a model or into parts of one, while its files are open."""
     spec = read_spec(config.model)
     expected = expected_shapes(spec)
     policy = resolve(config.quantization, Path(config.model), spec)
     if config.load_format == "dummy":
-        return _build(_Source(spec, config, policy, dummy_source(expected)), "dummy")
+        yield _builder(_Opened(spec, config, policy, Dummy(expected), "dummy", 0))
+        return
     model_dir = Path(config.model)
     entries = read_entries(model_dir)
     skipped = check_entries(entries, expected, spec, model_dir)
     with open_reader(entries, spec) as reader:
-        return _build(_Source(spec, config, policy, reader.get), fingerprint(model_dir, entries), skipped)
+        yield _builder(_Opened(spec, config, policy, reader, fingerprint(model_dir, entries), skipped))
 
 
 def library_of(config: EngineConfig, spec: ModelSpec) -> Library | None:
@@ -89,44 +106,52 @@ def library_of(config: EngineConfig, spec: ModelSpec) -> Library | None:
     return library
 
 
-def _build(source: _Source, checkpoint: str, skipped: int = 0) -> Loaded:
-    library = library_of(source.config, source.spec)
-    given = (source.spec, source.config, source.policy, source.source)
-    if library is not None:
-        return _FusedBuilder(*given, library).build(checkpoint, skipped)
-    return _Builder(*given).build(checkpoint, skipped)
+def _builder(found: _Opened) -> FusedBuilder | ReferenceBuilder:
+    library = library_of(found.config, found.spec)
+    given = (found.spec, found.config, found.policy, found.source, found.checkpoint, found.skipped)
+    return ReferenceBuilder(*given) if library is None else FusedBuilder(*given, library)
 
 
-def dummy_source(expected: Shapes) -> Get:
+class Dummy:
     """Seeded random values of the right shapes, for measurements without weights."""
 
-    def get(name: str) -> Tensor:
-        shape = expected[name]
+    def __init__(self, expected: Shapes) -> None:
+        self._expected = expected
+
+    def quantised(self, name: str) -> Quantised | None:
+        """None: all are made as floats."""
+        del name
+
+    def get(self, name: str) -> Tensor:
+        """The same values for the same name, always."""
+        shape = self._expected[name]
         generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little"))
         if name.endswith("norm.weight"):
             return torch.ones(shape)
         return torch.randn(shape, generator=generator) / math.sqrt(shape[-1])
 
-    return get
-
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _Opened:
     """Named tensors as the model computes with them."""
 
     spec: ModelSpec
     config: EngineConfig
     policy: Policy
-    source: Get
+    source: Source
+    checkpoint: str  # its fingerprint
+    skipped: int  # MTP tensors left aside
 
     @property
     def _held(self) -> torch.dtype:
         return torch.float32 if holds_float32(self.spec, self.config.dtype) else torch.bfloat16
 
     def _get(self, name: str) -> Tensor:
-        """Values float32, rounded to bfloat16 when that is the model's dtype."""
-        value = self.source(name)
-        return value.bfloat16().float() if self.config.dtype == "bfloat16" else value
+        """Values float32, rounded to bfloat16 when that is the model's dtype and they are not quantised already."""
+        value = self.source.get(name)
+        if self.config.dtype != "bfloat16" or self.source.quantised(name) is not None:
+            return value
+        return value.bfloat16().float()
 
     def _latents(self) -> torch.dtype:
         return torch.float32 if cache_dtype(self.spec, self.config.dtype) == "float32" else torch.float16
@@ -137,28 +162,30 @@ class _Source:
 
 
 @dataclass(frozen=True, slots=True)
-class _FusedBuilder(_Source):
+class FusedBuilder(_Opened):
     """Turns named tensors into layers for the compiled kernels."""
 
     library: Library
 
     @torch.inference_mode()
-    def build(self, checkpoint: str, skipped: int = 0) -> FusedModel:
+    def build(self) -> FusedModel:
         """The model; large quantised weights come from a file that replicas share."""
-
-        def assemble(packing: Packing) -> FusedModel:
-            return self._assemble(checkpoint, skipped, packing)
-
         size = weight_bytes(self.spec, self.config.dtype, self.policy, packed=True)
         if not self.policy.is_quantised or size < PACK_FROM or self.config.load_format == "dummy":
-            return assemble(Direct())
-        words = (checkpoint, self.config.dtype, str(self._held), self.policy.name)
+            return self._assemble(Direct())
+        words = (self.checkpoint, self.config.dtype, str(self._held), self.policy.name)
         key = hashlib.sha256("|".join(words).encode()).hexdigest()[:32]
-        return packed(user_cache() / "weights", key, assemble)
+        return packed(user_cache() / "weights", key, self._assemble)
 
-    def _assemble(self, checkpoint: str, skipped: int, packing: Packing) -> FusedModel:
+    def parts(self, packing: Packing | None = None) -> LayerBuilder:
+        """What makes single layers and the head."""
+        weights = Weights(self._get, self.source.get, self.source.quantised)
+        held = held_as(self.spec, self.config.dtype)
+        return LayerBuilder(self.spec, self.policy, weights, packing or Direct(), held)
+
+    def _assemble(self, packing: Packing) -> FusedModel:
         spec, table = self.spec, "model.embed_tokens.weight"
-        layers = LayerBuilder(spec, self.policy, self._get, self.source, packing, held_as(spec, self.config.dtype))
+        layers = self.parts(packing)
         return FusedModel(
             spec=spec,
             library=self.library,
@@ -168,13 +195,13 @@ class _FusedBuilder(_Source):
             head=layers.head(),
             rotary=Rotary(spec.rope, spec.rope_dim, self.config.max_model_len or spec.max_positions),
             cache_dtype=self._latents(),
-            numerics=self._numerics(checkpoint, self.library.name),
-            skipped_mtp_tensors=skipped,
+            numerics=self._numerics(self.checkpoint, self.library.name),
+            skipped_mtp_tensors=self.skipped,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Builder(_Source):
+class ReferenceBuilder(_Opened):
     """Turns named tensors into packed layers for the reference, with the values that quantised weights have."""
 
     ops: Ops = REFERENCE
@@ -182,21 +209,23 @@ class _Builder(_Source):
 
     def _matrix(self, name: str) -> Tensor:
         """This rank's part; rounded before it is cut, so that scales do not depend on how many ranks there are."""
-        return self._cut(name, rounded(self._get(name), self.policy.of_tensor(name)))
+        wanted = self.policy.of_tensor(name)
+        found = self.source.quantised(name)
+        is_right = found is not None and is_kept(found, wanted)
+        return self._cut(name, self._get(name) if is_right else rounded(self._get(name), wanted))
 
     def _cut(self, name: str, whole: Tensor) -> Tensor:
         part = part_of(name, self.spec, self.links.place)
         return whole if part is None else whole.narrow(part.dim, part.span.start, len(part.span)).clone()
 
     @torch.inference_mode()
-    def build(self, checkpoint: str, skipped: int = 0) -> Model:
+    def build(self) -> Model:
         """The model, with the tile that keeps products row-wise on this machine."""
         spec = self.spec
         table = "model.embed_tokens.weight"
         embedding = self._cut(table, self._get(table))
-        head = embedding if spec.tied else self._matrix("lm_head.weight")
-        layers = tuple(self._layer(index) for index in self.links.place.pipeline.share(spec.num_layers))
-        packed_head = pack(head, self._held)
+        layers = tuple(self.layer(index) for index in self.links.place.pipeline.share(spec.num_layers))
+        packed_head = self.head()
         matrices = (*(w for layer in layers for w in layer.matrices()), packed_head)
         tile = self.links.largest(narrowest_tile({(w.inputs, w.width): w for w in matrices}))
         positions = self.config.max_model_len or spec.max_positions
@@ -211,12 +240,20 @@ class _Builder(_Source):
             tile=tile,
             serial=is_small(spec),
             cache_dtype=self._latents(),
-            numerics=self._numerics(checkpoint, self.ops.name, str(tile), *self.links.numerics),
-            skipped_mtp_tensors=skipped,
+            numerics=self._numerics(self.checkpoint, self.ops.name, str(tile), *self.links.numerics),
+            skipped_mtp_tensors=self.skipped,
             links=self.links,
         )
 
-    def _layer(self, index: int) -> Layer:
+    def head(self) -> Packed:
+        """hidden → vocab; the embedding where they are tied."""
+        if not self.spec.tied:
+            return pack(self._matrix("lm_head.weight"), self._held)
+        table = "model.embed_tokens.weight"
+        return pack(self._cut(table, rounded(self._get(table), self.policy.head)), self._held)
+
+    def layer(self, index: int) -> Layer:
+        """One decoder layer."""
         prefix = f"model.layers.{index}."
         dense = self.spec.is_dense(index)
         return Layer(
@@ -253,7 +290,7 @@ class _Builder(_Source):
     def _experts(self, prefix: str) -> Experts:
         router = self.spec.router
         # the bias only chooses: it stays as precise as the checkpoint has it, whatever the dtype
-        bias = self.source(f"{prefix}gate.e_score_correction_bias").clone() if router.method == "noaux_tc" else None
+        bias = self.source.get(f"{prefix}gate.e_score_correction_bias").clone() if router.method == "noaux_tc" else None
         return Experts(
             ops=self.ops,
             router=Router(router, self.ops, pack(self._get(f"{prefix}gate.weight")), bias),

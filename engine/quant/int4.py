@@ -15,7 +15,8 @@ from torch.nn.functional import pad
 
 from engine.kernels.cpu.matrix import BLOCK, INT4, Matrix
 from engine.quant.int8 import quantise_rows
-from engine.spec.matrices import GROUPS, group_of
+from engine.spec.matrices import group_of
+from engine.spec.policy import GROUPS
 
 _ZERO = 8
 

@@ -7,6 +7,7 @@ channel. Activations are quantised per row while the model runs: q = round(x · 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,11 @@ def quantise(weight: Tensor) -> Quantised:
     scale = w.abs().amax(-1) / _LARGEST
     step = torch.where(scale > 0, scale, torch.ones_like(scale))
     return Quantised(torch.round(w / step[..., None]).clamp_(-_LARGEST, _LARGEST).to(torch.int8), scale)
+
+
+def joined(parts: Sequence[Quantised]) -> Quantised:
+    """Matrices of the same inputs, one below the other."""
+    return Quantised(torch.cat([part.q for part in parts], 1), torch.cat([part.scale for part in parts], 1))
 
 
 def dequantise(w: Quantised) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.kernels.cpu.matrix import Matrix, plain
 from engine.quant import int4, int8
+from engine.quant.compressed import Quantised
 from engine.spec.matrices import group_of
 from engine.spec.memory import Held
 from engine.spec.policy import Format
@@ -29,6 +30,18 @@ def convert(weight: Tensor, wanted: Stored) -> Matrix:
         return int8.pack(int8.quantise(weight))
     dtype = torch.float32 if wanted == "float32" else torch.bfloat16
     return plain(weight.to(dtype).clone(memory_format=torch.contiguous_format))
+
+
+def is_kept(found: Quantised, wanted: Format | Stored) -> bool:
+    """Whether a matrix of whole numbers may stay as it is: it has the wanted format, or the fallback of int4."""
+    if isinstance(found, int4.Quantised):
+        return wanted == "int4"
+    return wanted == "int8" or (wanted == "int4" and not group_of(found.q.shape[-1]))
+
+
+def keep(found: Quantised) -> Matrix:
+    """Into the kernels' layout, number by number."""
+    return int4.pack(found) if isinstance(found, int4.Quantised) else int8.pack(found)
 
 
 def rounded(weight: Tensor, wanted: Format | Stored) -> Tensor:

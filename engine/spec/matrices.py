@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from engine.spec.model import ModelSpec
-from engine.spec.policy import Format, Kind
+from engine.spec.policy import GROUPS, Format, Kind
 
 BLOCK: Final = 64  # output columns that packed weights are padded to
-GROUPS: Final = (128, 64, 32)  # inputs that share a scale in int4
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from engine.spec import compressed
+from engine.spec.compressed import Compressed
 from engine.spec.errors import CheckpointError
 
 Scoring = Literal["softmax", "sigmoid"]
@@ -85,6 +87,7 @@ class ModelSpec:
     tied: bool  # the head is the embedding
     mtp_layers: int
     fp8_block: tuple[int, int] | None  # rows, columns of a block that shares a scale
+    compressed: Compressed | None  # whole numbers with scales, as compressed-tensors has them
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
 
@@ -211,6 +214,7 @@ def spec_from_config(values: dict[str, Any], where: str = "config.json") -> Mode
         tied=keys.flag("tie_word_embeddings", False),
         mtp_layers=keys.size("num_nextn_predict_layers", keys.get("num_mtp_layers", 0), least=0),
         fp8_block=_fp8_block(keys),
+        compressed=_compressed(keys),
         bos_token_id=keys.get("bos_token_id"),
         eos_token_ids=_token_ids(keys, "eos_token_id"),
     )
@@ -278,7 +282,8 @@ def _fp8_block(keys: _Keys) -> tuple[int, int] | None:
     if not isinstance(found, dict):
         raise keys.refuse("quantization_config", "an object is needed")
     inner = _Keys(cast("dict[str, Any]", found), f"{keys.where}: quantization_config")
-    inner.choice("quant_method", ("fp8",))
+    if inner.choice("quant_method", ("fp8", compressed.METHOD)) != "fp8":
+        return None
     inner.only("fmt", "e4m3")
     block = inner.get("weight_block_size")
     if not isinstance(block, list) or len(cast("list[Any]", block)) != 2:
@@ -287,6 +292,13 @@ def _fp8_block(keys: _Keys) -> tuple[int, int] | None:
     if not (isinstance(rows, int) and isinstance(columns, int) and rows > 0 and columns > 0):
         raise inner.refuse("weight_block_size", "two positive whole numbers are needed, such as [128, 128]")
     return rows, columns
+
+
+def _compressed(keys: _Keys) -> Compressed | None:
+    found = keys.get("quantization_config")
+    if not isinstance(found, dict) or cast("dict[str, Any]", found).get("quant_method") != compressed.METHOD:
+        return None
+    return compressed.parse(cast("dict[str, Any]", found), f"{keys.where}: quantization_config")
 
 
 def _token_ids(keys: _Keys, key: str) -> tuple[int, ...]:

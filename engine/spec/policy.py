@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
+from engine.spec.compressed import Compressed
 from engine.spec.errors import ConfigError
 from engine.spec.model import ModelSpec
 
@@ -17,6 +18,7 @@ Format = Literal["none", "int8", "int4"]  # none: as the model's dtype has it
 Kind = Literal["attention", "dense", "shared", "routed", "head"]
 
 FORMATS: Final[tuple[Format, ...]] = ("none", "int8", "int4")
+GROUPS: Final = (128, 64, 32)  # inputs that share a scale in int4
 KINDS: Final[tuple[Kind, ...]] = ("attention", "dense", "shared", "routed", "head")
 FILE: Final = "policy.json"  # in a checkpoint's directory
 SCHEMA_VERSION: Final = 1
@@ -174,8 +176,8 @@ def _list(names: Iterable[str]) -> str:
 def resolve(quantization: str, model: Path, spec: ModelSpec) -> Policy:
     """The policy a setting means for a checkpoint: a name, a policy file, or with `auto` what the checkpoint says.
 
-    A checkpoint says it by a policy.json beside its weights. FP8 blocks, which no CPU multiplies, become the default
-    policy; for all others nothing has shown that quantising is harmless: they stay as they are.
+    A checkpoint says it by a policy.json beside its weights, or by holding whole numbers itself. FP8 blocks, which
+    no CPU multiplies, become the default policy; for all others nothing has shown that it is harmless: they stay.
     """
     if quantization in NAMED:
         return NAMED[quantization]
@@ -183,4 +185,37 @@ def resolve(quantization: str, model: Path, spec: ModelSpec) -> Policy:
         return read_policy(Path(quantization), spec)
     if (model / FILE).exists():
         return read_policy(model / FILE, spec)
+    if spec.compressed is not None:
+        return of_units({unit: _held(spec.compressed, unit) for unit in units(spec)})
     return DEFAULT if spec.fp8_block is not None else Policy()
+
+
+_MODULES: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "attention": ("self_attn.o_proj", "self_attn.kv_b_proj", "self_attn.kv_a_proj_with_mqa"),
+    "dense": ("mlp.gate_proj", "mlp.down_proj"),
+    "shared": ("mlp.shared_experts.gate_proj", "mlp.shared_experts.down_proj"),
+    "routed": ("mlp.experts.0.gate_proj", "mlp.experts.0.down_proj"),
+}
+
+
+def _held(compressed: Compressed, unit: tuple[Kind, int]) -> Format:
+    """The format that keeps what a checkpoint has of one unit: the narrower one where its modules differ."""
+    kind, layer = unit
+    names = ["lm_head"] if kind == "head" else [f"model.layers.{layer}.{name}" for name in _MODULES[kind]]
+    schemes = [scheme for name in names if (scheme := compressed.scheme_of(name)) is not None]
+    if not schemes:
+        return "none"
+    return "int4" if any(scheme.bits == 4 and scheme.group in GROUPS for scheme in schemes) else "int8"
+
+
+def of_units(formats: Mapping[tuple[Kind, int], Format]) -> Policy:
+    """The shortest policy that gives each class and layer its format: what most layers have, and exceptions."""
+    policy = Policy()
+    for kind in KINDS:
+        found = [wanted for (other, _), wanted in formats.items() if other == kind]
+        if found:
+            policy = replace(policy, **{kind: max(FORMATS, key=found.count)})
+    for (kind, layer), wanted in formats.items():
+        if kind != "head":
+            policy = policy.with_layer(layer, kind, wanted)
+    return policy
