@@ -124,8 +124,6 @@ inline float quantise(const float* x, int64_t K, int offset, uint8_t* q) {
     return amax / 127.f;
 }
 
-constexpr int AHEAD = 4096;  // bytes: how far in front of few rows memory is asked
-
 // int8: one scale per output channel, one per activation row.
 struct Int8 {
     struct Weight {
@@ -154,9 +152,7 @@ struct Int8 {
         I16 acc[M * V];
         repeat<M * V>(EACH(i) { acc[i] = izero(); });
         for (int64_t k = 0; k < K4; ++k, q += BLOCK * 4) {
-            if constexpr (V == 4) {
-                repeat<V>(EACH(v) { prefetch(q + AHEAD + v * 64); });
-            } else if constexpr (V == 2) {
+            if constexpr (V == 2) {  // fewer rows read as a stream, which the processor fetches ahead better by itself
                 prefetch_far(next);
                 prefetch_far(next + K4 * step);
                 next += step;
@@ -234,10 +230,7 @@ struct Int4 {
             I16 acc[M * V];
             repeat<M * V>(EACH(i) { acc[i] = izero(); });
             for (int64_t k = k0; k < k0 + w.group; k += 4, q += 128) {
-                if constexpr (H == 2) {
-                    prefetch(q + AHEAD);
-                    prefetch(q + AHEAD + 64);
-                } else {
+                if constexpr (H == 1) {
                     prefetch_far(next);
                     next += step;
                 }
