@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.model904 import CONFIG
+from benchmarks.engine_peers.shape import CONFIG
 from benchmarks.steps import BLOCK, batch_of
 from engine.kernels.cpu.library import Library, load
 from engine.kernels.cpu.matrix import Matrix, Mlps, stacked
