@@ -10,13 +10,13 @@ import pytest
 from tests.fleet.bed import hosts
 from tests.fleet.bed.__main__ import build_and_start
 from tests.fleet.bed.hosts import Bed
-from tests.fleet.bed.places import Place, default_place
+from tests.fleet.bed.places import Place, place_of
 
 
 @pytest.fixture(scope="session")
 def place() -> Place:
-    """Where the bed of this machine lies."""
-    return default_place()
+    """Where this checkout's bed lies, or the one that $DSCTL_BED names."""
+    return place_of()
 
 
 @pytest.fixture(scope="session")

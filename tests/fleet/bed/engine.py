@@ -70,6 +70,7 @@ def start(place: Place) -> None:
     argv = ["dockerd", "--data-root", str(place.data), "--exec-root", str(place.run / "exec")]
     argv += ["--pidfile", str(place.pidfile), "-H", f"unix://{place.socket}", "--bridge", "none", "--iptables=false"]
     argv += ["--ip-forward=false", "--log-level", "warn"]
+    argv += ["--containerd-namespace", f"bed-{place.tag}", "--containerd-plugins-namespace", f"bed-{place.tag}-plugins"]
     with place.log.open("ab") as log:
         child = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,

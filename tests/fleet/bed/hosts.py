@@ -162,10 +162,15 @@ def restart(place: Place, host: BedHost) -> None:
     wait(place, host)
 
 
-def down(place: Place) -> None:
-    """Ends every host, the network and the Engine; images and keys stay for the next time."""
-    if not place.run.exists():
-        return
+def down(place: Place, *, is_purged: bool = False) -> None:
+    """Ends every host, the network and the Engine; images and keys stay for the next time unless purged."""
+    if place.run.exists():
+        _end(place)
+    if is_purged:
+        shutil.rmtree(place.root, ignore_errors=True)
+
+
+def _end(place: Place) -> None:
     engine.start(place)  # also after a crash: what it left can only be removed through it
     names = docker(place, "ps", "-a", "-q", "--filter", f"name=bed-{place.tag}-").split()
     if names:

@@ -47,18 +47,27 @@ def base(place: Place) -> None:
 
 
 def host(place: Place) -> str:
-    """The image of a host, tagged by what it is made of; built when that changed."""
+    """The image of a host, tagged by what it is made of; built when that changed, by one bed for all."""
     parts = [HERE / name for name in ("Dockerfile.host", "sshd_config", "start.sh")]
     image = f"bed-host:{_digest(*parts)}"
-    if not _has(place, image):
-        context = place.contexts / "host"
-        shutil.rmtree(context, ignore_errors=True)
-        context.mkdir(parents=True)
-        for part in parts:
-            shutil.copy(part, context / part.name)
-        docker(
-            place, "build", "-q", "--network", "host", "-f", str(context / "Dockerfile.host"), "-t", image, str(context)
-        )
+    if _has(place, image):
+        return image
+    archive = place.shared / f"{image.replace(':', '-')}.tar"
+    if archive.exists():
+        docker(place, "load", "-q", "-i", str(archive))
+        return image
+    context = place.contexts / "host"
+    shutil.rmtree(context, ignore_errors=True)
+    context.mkdir(parents=True)
+    for part in parts:
+        shutil.copy(part, context / part.name)
+    build = ["build", "-q", "--network", "host", "-f", str(context / "Dockerfile.host"), "-t", image, str(context)]
+    docker(place, *build)
+    for old in place.shared.glob("bed-host-*.tar"):
+        old.unlink()
+    partial = archive.with_suffix(".partial")
+    docker(place, "save", "-o", str(partial), image)
+    partial.rename(archive)
     return image
 
 
@@ -71,7 +80,6 @@ def app(place: Place) -> str:
         shutil.rmtree(context, ignore_errors=True)
         (context / "code").mkdir(parents=True)
         shutil.copy(HERE / "Dockerfile.app", context)
-        _wheels(place)
         shutil.copytree(place.wheels, context / "wheels")
         _wheel(context / "code")
         docker(
@@ -90,7 +98,7 @@ def _requirements() -> list[str]:
     return [*project["dependencies"], *project["optional-dependencies"]["gateway"]]
 
 
-def _wheels(place: Place) -> None:
+def wheels(place: Place) -> None:
     """The requirements as wheels for the image's Python; only again when they changed."""
     wanted = _requirements()
     stamp = place.wheels / "requirements.txt"

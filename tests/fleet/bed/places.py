@@ -1,8 +1,9 @@
-"""Where the bed keeps its files, and the names and addresses that follow from that place."""
+"""Where a bed keeps its files, and the names and addresses that follow from its own name."""
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,9 +13,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One bed's directory; two beds in different directories share neither names nor addresses."""
+    """One bed's directory; two beds share neither Engine, names nor addresses, only what `shared` holds for all."""
 
     root: Path
+    shared: Path
 
     @property
     def tag(self) -> str:
@@ -65,7 +67,7 @@ class Place:
     @property
     def base(self) -> Path:
         """The Debian tree every image starts from, as a tar file."""
-        return self.root / "base.tar"
+        return self.shared / "base.tar"
 
     @property
     def contexts(self) -> Path:
@@ -75,7 +77,7 @@ class Place:
     @property
     def wheels(self) -> Path:
         """The wheels of dsctl's requirements."""
-        return self.root / "wheels"
+        return self.shared / "wheels"
 
     @property
     def archive(self) -> Path:
@@ -88,7 +90,17 @@ class Place:
         return self.run / "bed.json"
 
 
-def default_place() -> Place:
-    """$XDG_CACHE_HOME/dsctl/bed, else ~/.cache/dsctl/bed."""
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+
+
+def place_of(name: str = "") -> Place:
+    """The bed of that name, else of $DSCTL_BED, else of this checkout: below $XDG_CACHE_HOME or ~/.cache.
+
+    ValueError for a name that would not do as a directory.
+    """
+    name = name or os.environ.get("DSCTL_BED", "") or f"of-{sha256(os.fsencode(ROOT)).hexdigest()[:6]}"
+    if not NAME.fullmatch(name):
+        raise ValueError(f"a bed's name is made of a-z, 0-9 and '-', not {name!r}")
     cache = os.environ.get("XDG_CACHE_HOME")
-    return Place((Path(cache) if cache else Path.home() / ".cache") / "dsctl" / "bed")
+    shared = (Path(cache) if cache else Path.home() / ".cache") / "dsctl" / "bed"
+    return Place(shared / "named" / name, shared)
