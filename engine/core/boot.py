@@ -21,6 +21,7 @@ from engine.modeling.parted import NumberedCache, PartedModel
 from engine.running.runner import Runner
 from engine.scheduling.admission import Limits
 from engine.scheduling.scheduler import Scheduler
+from engine.scheduling.steptime import ExpertShape
 from engine.spec.config import EngineConfig
 from engine.spec.errors import CapacityError
 from engine.spec.memory import GIB, MemoryPlan, plan_memory
@@ -66,7 +67,9 @@ def boot(start: Start) -> Booted:
         plan={**_sizes(plan), "runtime": runtime},
     )
     log.info("ready in %.2f s: %d cache tokens, numerics %s", ready.load_s, plan.cache_tokens, ready.numerics_id)
-    scheduler = Scheduler(config, limits, BlockPool(plan.num_blocks))
+    router = model.spec.router
+    shape = ExpertShape(router.experts, router.top_k)
+    scheduler = Scheduler(config, limits, BlockPool(plan.num_blocks), shape=shape)
     return Booted(scheduler, Runner(computes, cache, config.block_size), ready)
 
 

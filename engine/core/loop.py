@@ -39,12 +39,13 @@ class Loop:
         """Schedule, run, commit, tell."""
         self.step_began = time.monotonic()
         plan = self.scheduler.schedule()
+        expected = self.scheduler.pace.predict(plan)
         outcomes = self._runner.run(plan)
         seconds = time.monotonic() - self.step_began
         chosen = self.scheduler.commit(plan, outcomes, seconds)
         self.steps += bool(plan.works)
         self.step_began = None
-        self._tell(plan, seconds, chosen)
+        self._tell(plan, (seconds, expected), chosen)
         self._judge(outcomes)
 
     def _take_messages(self) -> bool:
@@ -62,13 +63,13 @@ class Loop:
             self.scheduler.pool.reset()
         return not isinstance(message, Quit)
 
-    def _tell(self, plan: StepPlan, seconds: float, chosen: int) -> None:
-        """Send what happened since the last time, refusals first."""
+    def _tell(self, plan: StepPlan, times: tuple[float, float], chosen: int) -> None:
+        """Send what happened since the last time, refusals first; times: seconds it took, and was expected to."""
         refused, deltas = self.scheduler.take_events()
         for one in refused:
             self._send(one)
         if deltas or plan.works:
-            self._send(Step(self.steps, deltas, seconds, plan.prompt_tokens, chosen))
+            self._send(Step(self.steps, deltas, times[0], plan.prompt_tokens, chosen, times[1]))
 
     def _judge(self, outcomes: Sequence[Outcome]) -> None:
         """Give up when several sequences fail together again and again."""

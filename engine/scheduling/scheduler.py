@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import insort
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from msgspec import structs
@@ -13,8 +13,10 @@ from msgspec import structs
 from engine.caching.pool import BlockPool
 from engine.scheduling import admission, policy
 from engine.scheduling.admission import Limits
+from engine.scheduling.pace import Pace
 from engine.scheduling.plan import Outcome, StepPlan, Work
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.steptime import DENSE, ExpertShape
 from engine.spec.config import EngineConfig
 from engine.spec.errors import RequestError
 from engine.wire.messages import Delta, Finish, Refused, Submit, Top
@@ -35,7 +37,12 @@ class Scheduler:
     """Sequences wait, run and end here; every sequence leaves exactly one terminal event in `take_events`."""
 
     def __init__(
-        self, config: EngineConfig, limits: Limits, pool: BlockPool, clock: Callable[[], float] = time.monotonic
+        self,
+        config: EngineConfig,
+        limits: Limits,
+        pool: BlockPool,
+        clock: Callable[[], float] = time.monotonic,
+        shape: ExpertShape = DENSE,
     ) -> None:
         self.config = config
         self.limits = limits
@@ -43,6 +50,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # by rank
         self.running: list[Sequence] = []  # by rank
         self.counters = Counters()
+        self.pace = Pace(config.target_itl_ms / 1000, shape)
         self._rates = policy.Rates()
         self._clock = clock
         self._arrivals = 0
@@ -87,7 +95,7 @@ class Scheduler:
         self._expire()
         works, has_preempted = self._plan_running()
         if not has_preempted:
-            works += self._admit(self.config.max_num_batched_tokens - sum(work.count for work in works))
+            works += self._admit(works)
         return StepPlan(tuple(works))
 
     def _plan_running(self) -> tuple[list[Work], bool]:
@@ -103,8 +111,11 @@ class Scheduler:
                 budget += works.pop(victim).count if victim in works else 0
                 self._preempt(victim)
             if sequence.blocks:  # it has none when it had to give way itself
-                works[sequence] = self._work(sequence, budget)
-                budget -= works[sequence].count
+                work = self._work(sequence, works.values(), budget)
+                if not work.count:
+                    break
+                works[sequence] = work
+                budget -= work.count
         return list(works.values()), self.counters.preemptions > before
 
     def _grow(self, sequence: Sequence) -> bool:
@@ -124,24 +135,30 @@ class Scheduler:
         self.running.remove(sequence)
         insort(self.waiting, sequence, key=_rank)
 
-    def _work(self, sequence: Sequence, budget: int) -> Work:
-        """As much of one sequence as the budget, its share of a step, and the memory for wanted logits allow."""
+    def _work(self, sequence: Sequence, beside: Iterable[Work], budget: int) -> Work:
+        """As much of one sequence as the budget, its share of a step, the pace of streams beside it and the memory for
+        wanted logits allow; 0 tokens when the pace allows none."""
         most = min(budget, self.config.long_prefill_threshold or budget)
         if sequence.prompt_tops is not None:  # every row wants logits: as many as a full step of decodes has
             most = min(most, self.config.max_num_seqs)
-        return Work(sequence, sequence.computed, min(sequence.missing, most))
+        count = min(sequence.missing, most)
+        if sequence.missing > 1:
+            count = self.pace.chunk(beside, sequence.computed, count)
+        return Work(sequence, sequence.computed, count)
 
-    def _admit(self, budget: int) -> list[Work]:
+    def _admit(self, running: list[Work]) -> list[Work]:
         """Start waiting sequences in order of rank; the first that does not fit holds the rest back."""
         works: list[Work] = []
         if policy.is_held(self.waiting, self.config, self._clock()):
             return works
+        budget = self.config.max_num_batched_tokens - sum(work.count for work in running)
         while self.waiting and budget > 0 and len(self.running) < self.config.max_num_seqs:
-            sequence = self.waiting[0]
-            if not self._hold_blocks(sequence):
+            sequence, beside = self.waiting[0], [*running, *works]
+            if not self.pace.chunk(beside, 0, 1) or not self._hold_blocks(sequence):
                 break
             insort(self.running, self.waiting.pop(0), key=_rank)
-            works.append(self._work(sequence, budget))
+            work = self._work(sequence, beside, budget)
+            works.append(work if work.count else replace(work, count=1))
             budget -= works[-1].count
         return works
 
@@ -167,11 +184,14 @@ class Scheduler:
 
     def commit(self, plan: StepPlan, outcomes: Iterable[Outcome], seconds: float = 0.0) -> int:
         """Take in what a step of `seconds` brought, one outcome per work; returns how many tokens were chosen."""
-        chosen = 0
+        chosen, has_failed = 0, False
         for work, outcome in zip(plan.works, outcomes, strict=True):
+            has_failed |= outcome.error is not None
             if self._sequences.get(work.sequence.submit.seq) is work.sequence:  # else it was aborted meanwhile
                 chosen += self._commit(work, outcome)
         self._rates.step(plan.prompt_tokens, chosen, seconds)
+        if not has_failed:  # a failed step was computed more than once
+            self.pace.learn(plan, seconds)
         return chosen
 
     def _commit(self, work: Work, outcome: Outcome) -> int:

@@ -101,6 +101,9 @@ class Metrics:
         self._max_tokens = self._histogram("vllm:request_params_max_tokens", lengths)
         self._n = self._histogram("vllm:request_params_n", (1, 2, 5, 10, 20))
         self._step_tokens = self._histogram("vllm:iteration_tokens_total", _STEP_TOKENS)
+        self._step_time = self._histogram("dsctl_step_seconds", _BETWEEN_TOKENS)
+        self._step_expected = self._histogram("dsctl_step_expected_seconds", _BETWEEN_TOKENS)
+        self._chunk = self._histogram("dsctl_prompt_chunk_tokens", _STEP_TOKENS)
 
     def text(self) -> bytes:
         """The exposition format."""
@@ -134,6 +137,11 @@ class Metrics:
         """One step of the core."""
         self._prompt_tokens.inc(step.prompt_tokens)
         self._step_tokens.observe(step.prompt_tokens + step.output_tokens)
+        self._step_time.observe(step.seconds)
+        if step.expected_s:
+            self._step_expected.observe(step.expected_s)
+        if step.prompt_tokens:
+            self._chunk.observe(step.prompt_tokens)
 
     def on_rejection(self, reason: str) -> None:
         """A request was refused at the door."""
@@ -197,5 +205,5 @@ class Metrics:
         return counter if extra else counter.labels(**self._labels)
 
     def _histogram(self, name: str, edges: tuple[float, ...]) -> Histogram:
-        text = name.removeprefix("vllm:").replace("_", " ") + "."
+        text = name.removeprefix("vllm:").removeprefix("dsctl_").replace("_", " ") + "."
         return Histogram(name, text, LABELS, buckets=edges, registry=self.registry).labels(**self._labels)

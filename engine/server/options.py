@@ -19,6 +19,8 @@ _HELP = {
     "max_num_seqs": "sequences that run together",
     "max_num_batched_tokens": "tokens of one step",
     "long_prefill_threshold": "most tokens of one prompt in a step; 0: the whole step",
+    "target_itl_ms": "cut prompts so that running streams get their next token within this time, which is learned; "
+    "0: off",
     "block_size": "tokens of one cache block",
     "kv_cache_tokens": "size of the cache in tokens; 0: from --kv-cache-ratio",
     "kv_cache_ratio": "share of the free memory the cache may take",

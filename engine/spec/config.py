@@ -35,6 +35,7 @@ class EngineConfig:
     enable_prefix_cache: bool = True
     reuse_output_blocks: bool = False
     max_queue: int = 0  # waiting sequences; 0: 4 × max_num_seqs
+    target_itl_ms: float = 0.0  # prompts are cut so that running streams get their next token within this; 0: off
     max_queue_delay_ms: int = 0  # hold waiting requests up to this long to fill preferred_batch_size
     preferred_batch_size: int = 0  # 0: off
     queue_timeout_s: float = 60.0  # a request that waits longer is refused with 503
@@ -50,9 +51,9 @@ class EngineConfig:
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("max_model_len", "kv_cache_tokens", "max_queue", "max_queue_delay_ms", "threads"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 (automatic) or positive")
+        for name in ("max_model_len", "kv_cache_tokens", "max_queue", "max_queue_delay_ms", "threads", "target_itl_ms"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 (automatic or off) or positive")
         if not 0.0 < self.kv_cache_ratio <= 0.95:
             raise ConfigError(f"kv_cache_ratio is {self.kv_cache_ratio}; it must lie in (0, 0.95], for example 0.3")
         if self.dtype not in ("float32", "bfloat16"):

@@ -115,6 +115,7 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
     seconds: float
     prompt_tokens: int  # prompt tokens computed in this step
     output_tokens: int
+    expected_s: float = 0.0  # what `seconds` was expected to be; 0: nothing was, without a target or at the start
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

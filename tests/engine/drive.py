@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,6 +59,7 @@ class Engine:
         self.model = AllRows(model)
         self.runner = Runner(self.model, cache, size)
         self.told: dict[int, Told] = {}
+        self.time: Callable[[StepPlan], float] = lambda plan: 0.0  # seconds that a step is said to have taken
 
     def add(self, *submits: Submit) -> None:
         """Submit sequences."""
@@ -77,7 +78,7 @@ class Engine:
                 logits = self.model.logits[row].clone()
                 assert torch.equal(told.logits.setdefault(position, logits), logits), f"position {position} changed"
                 row += 1
-        self.scheduler.commit(plan, outcomes)
+        self.scheduler.commit(plan, outcomes, self.time(plan))
         self.scheduler.check()
         refused, deltas = self.scheduler.take_events()
         assert not refused, refused

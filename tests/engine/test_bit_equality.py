@@ -79,6 +79,26 @@ def same(told: Told, expected: Told, *, given: int = 0) -> None:
     assert not different, f"positions {different} differ"
 
 
+def test_a_target_cuts_prompts_and_changes_no_bit(model: Loaded, prompt: list[int], alone: Told) -> None:
+    """Beside streams with a target prompts come in pieces whose sizes follow the times of steps; bits do not."""
+    sizes: dict[float, set[int]] = {}
+    vocab = model.spec.vocab_size
+    for target_ms in (0.0, 20.0):
+        engine = Engine(model, target_itl_ms=target_ms)
+        engine.time = lambda plan: 0.003 + 0.001 * plan.tokens
+        engine.add(submit(1, prompt_of(8, 5, vocab), 40), submit(2, prompt_of(9, 30, vocab), 40))
+        for _ in range(4):
+            engine.step()
+        engine.add(submit(3, prompt_of(7, 60, vocab), 2), submit(0, prompt, OUTPUT))
+        counts: list[int] = []
+        while not engine.scheduler.is_idle:
+            counts += [work.count for work in engine.step().works if work.start < work.sequence.prompt_len]
+        sizes[target_ms] = set(counts)
+        same(engine.told[0], alone)
+    assert {PROMPT, 60} <= sizes[0.0]
+    assert max(sizes[20.0]) < PROMPT
+
+
 @pytest.mark.parametrize("budget", [512, 100])
 def test_among_others(model: Loaded, prompt: list[int], alone: Told, budget: int) -> None:
     """Thirty-one companions of all lengths, arriving before, with and after it, change nothing."""
