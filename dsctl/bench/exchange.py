@@ -75,6 +75,9 @@ class Sender:
             done.status, done.error = "timeout", f"longer than {self.timeout:g} s"
         except Abandoned:
             done.status, done.error = "censored", "the run ended before the answer did"
+        except gevent.GreenletExit:  # locust ends its users so: by its page, or at the end of its own time
+            done.status, done.error = "censored", "its user was stopped before the answer ended"
+            raise
         except (OSError, HTTPParseError) as error:
             done.status = "connect_error" if done.headers is None else "cut"
             done.error = reason(error)

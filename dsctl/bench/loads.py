@@ -46,6 +46,11 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         """Seconds after the start when arrivals end (ENDLESS or more: by the number of requests)."""
         return self.warmup + sum(level.seconds for level in self.levels)
 
+    @property
+    def most_workers(self) -> int:
+        """Workers that can have something to do: a worker without a user of a closed load would wait for ever."""
+        return 1_000_000 if self.is_open else max(1, round(min(level.target for level in self.levels)))
+
     def spans(self) -> list[tuple[float, float, float]]:
         """(start, end, target) of each stage; the first one begins with the warm-up."""
         found: list[tuple[float, float, float]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -43,9 +43,12 @@ class Mock:
 
 
 @contextmanager
-def serving(ttft_ms: float = TTFT_MS, itl_ms: float = ITL_MS, more: tuple[str, ...] = ()) -> Generator[Mock]:
-    """Start it on a free port of the loopback, and end it."""
-    arguments = ["-m", "dsctl.oracle", "--exact", "--ttft-ms", str(ttft_ms), "--itl-ms", str(itl_ms), *more]
+def serving(
+    ttft_ms: float | Sequence[float] = TTFT_MS, itl_ms: float = ITL_MS, more: tuple[str, ...] = ()
+) -> Generator[Mock]:
+    """Start it on a free port of the loopback, and end it. Of several `ttft_ms` a request's max_tokens picks one."""
+    firsts = ",".join(map(str, [ttft_ms] if isinstance(ttft_ms, float | int) else ttft_ms))
+    arguments = ["-m", "dsctl.oracle", "--exact", "--ttft-ms", firsts, "--itl-ms", str(itl_ms), *more]
     process = subprocess.Popen(
         [sys.executable, *arguments], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True
     )

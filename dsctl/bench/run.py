@@ -87,9 +87,10 @@ def measure(wish: Wish, site: Site, folder: Path, watcher: Watcher) -> Ran:
 
 
 def _attempts(plan: Plan, wish: Wish, site: Site, folder: Path, watcher: Watcher, scraper: Scraper | None) -> _Attempt:
-    workers = wish.workers or 1
+    useful = plan.load.most_workers
+    workers = min(wish.workers or 1, useful)
     while True:
-        most = workers if wish.workers else len(os.sched_getaffinity(0))
+        most = workers if wish.workers else min(useful, len(os.sched_getaffinity(0)))
         if site.mock is not None:
             site.mock.reset()
         with scraper or nullcontext():

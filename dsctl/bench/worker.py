@@ -21,6 +21,7 @@ import gevent.socket
 import msgspec
 from locust.env import Environment
 
+from dsctl.base.urgency import be_prompt
 from dsctl.bench import plan as plans
 from dsctl.bench.duty import Duty, Place, tell
 from dsctl.bench.progress import Began
@@ -40,7 +41,7 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)  # locust warns of every fast ramp
     open_many_files()
-    be_prompt()
+    be_prompt()  # a client beside the server must not wait for its threads
     plan = plans.load(options.folder / "plan.json")
     duty = Duty(plan, Place(options.worker, options.workers, options.folder))
     environment = Environment(
@@ -98,12 +99,6 @@ def open_many_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def be_prompt() -> None:
-    """Go before other programs where the system allows it: a client beside the server must not wait for its threads."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, -10)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,14 @@ import signal
 import sys
 from pathlib import Path
 
+from dsctl.base.urgency import be_prompt
 from dsctl.oracle.engine import Pace
 from dsctl.oracle.faults import KINDS, parse_fault
 from dsctl.oracle.server import OracleServer, OracleSettings
+
+
+def _times(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
 
 
 def _arguments() -> argparse.Namespace:
@@ -22,7 +27,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--token-file", type=Path)
     parser.add_argument("--numerics-id", default="oracle-1")
     parser.add_argument("--inexact", action="store_true", help="say exact: false")
-    parser.add_argument("--ttft-ms", type=float, default=50.0)
+    parser.add_argument(
+        "--ttft-ms", type=_times, default=(50.0,), help="with --exact several: max_tokens mod their number says which"
+    )
     parser.add_argument("--itl-ms", type=float, default=20.0, help="0: all tokens at once")
     parser.add_argument(
         "--exact", action="store_true", help="every sequence has a schedule of its own, no shared steps"
@@ -36,6 +43,8 @@ def _arguments() -> argparse.Namespace:
 
 
 async def _serve(options: argparse.Namespace) -> int:
+    if options.exact:
+        be_prompt()  # its schedule is a measure
     settings = OracleSettings(
         name=options.name,
         model=options.model,
@@ -43,7 +52,7 @@ async def _serve(options: argparse.Namespace) -> int:
         exact=not options.inexact,
         token=options.token_file.read_text().strip() if options.token_file else None,
         ledger=options.ledger,
-        pace=Pace(options.ttft_ms, options.itl_ms, is_exact=options.exact),
+        pace=Pace(options.ttft_ms[0], options.itl_ms, is_exact=options.exact, firsts_ms=options.ttft_ms),
         refuses=frozenset(options.refuse_fields.split(",")) - {""},
     )
     server = OracleServer(settings, [parse_fault(text) for text in options.fault])

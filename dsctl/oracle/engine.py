@@ -19,12 +19,18 @@ class Pace:
     """The schedule: time to the first token, time between tokens (0: all at once), most sequences at a time.
 
     `is_exact`: every sequence has a schedule of its own instead of steps that all share (no core is ever lost then).
+    `firsts_ms` then are several times to the first token: who asks for n tokens gets the (n mod how many)-th.
     """
 
     ttft_ms: float = 50.0
     itl_ms: float = 20.0
     max_num_seqs: int = 4096
     is_exact: bool = False
+    firsts_ms: tuple[float, ...] = ()
+
+    def first_s(self, max_tokens: int) -> float:
+        """Seconds to the first token of who asks for so many."""
+        return (self.firsts_ms[max_tokens % len(self.firsts_ms)] if self.firsts_ms else self.ttft_ms) / 1000
 
 
 @dataclass(slots=True)
@@ -98,9 +104,8 @@ class Engine:
         sequence = Sequence(wish, listener, self._clock() + self.pace.ttft_ms / 1000)
         self._running[sequence] = None
         if self.pace.is_exact:
-            self.metronome.play(
-                self.pace.ttft_ms / 1000, self.pace.itl_ms / 1000, lambda: self._advance_alone(sequence)
-            )
+            first_s = self.pace.first_s(wish.max_tokens)
+            self.metronome.play(first_s, self.pace.itl_ms / 1000, lambda: self._advance_alone(sequence))
         elif self.pace.itl_ms == 0 and self.pace.ttft_ms == 0:
             self._burst(sequence)
         else:

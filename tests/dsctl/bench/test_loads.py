@@ -94,6 +94,13 @@ def test_requests_limit_what_is_measured_not_what_warms_up() -> None:
     assert sum(a.at < 2.0 for a in loads.arrivals(load, 1)) == 20
 
 
+def test_a_closed_load_has_no_more_workers_than_users() -> None:
+    """A worker without a user would wait for ever; an open load may have any number of workers."""
+    assert _load("closed", Level(8, 10), Level(3, 10)).most_workers == 3
+    assert _load("closed", Level(0.4, 10)).most_workers == 1
+    assert _load("poisson", Level(1, 10)).most_workers > 64
+
+
 def test_a_trace_keeps_its_times() -> None:
     """Trace arrivals are the trace's own, cut at the end."""
     found = list(loads.arrivals(_load("trace", Level(1, 5)), 1, [0.0, 0.5, 4.9, 5.1]))

@@ -9,46 +9,78 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load_truth import TTFT_MS
 from dsctl.bench import locustfile_path, records, run
-from dsctl.bench.mock import serving
+from dsctl.bench.mock import Mock, serving
 from dsctl.bench.progress import Nobody
+from dsctl.bench.records import Record
 from dsctl.bench.selfcheck import quantile
 from dsctl.bench.wish import Wish
 from tests.dsctl.bench.scripted import ROOT
 
 pytestmark = pytest.mark.long
-ATTEMPTS = 3
+ATTEMPTS = 2
+TTFTS_MS = (100.0, 200.0, 500.0)  # of one server: who asks for n tokens gets number n mod 3
+TOKENS = (15, 16, 17)
+ERROR_S = 0.003
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("itl_ms", [5.0, 20.0])
-@pytest.mark.parametrize("streams", [1, 10, 50])
-def test_medians_are_the_truth(tmp_path: Path, streams: int, itl_ms: float, workers: int) -> None:
-    """TTFT and gap medians are the schedule's within 3 ms and what client and stand-in measured of their own lateness.
+def measured(folder: Path, server: Mock, streams: int, workers: int | None) -> run.Ran:
+    """A short closed load that asks for 15, 16 or 17 tokens at a time."""
+    folder.mkdir()
+    (folder / "lengths").write_text("\n".join(map(str, TOKENS)))
+    wish = Wish(
+        concurrency=streams, requests=max(21, 3 * streams), warmup="1500ms", osl=f"file:{folder / 'lengths'}", isl="32",
+        workers=workers,
+    )  # fmt: skip
+    return run.measure(wish, run.Site(server.url, mock=server), folder, Nobody())
 
-    The stand-in's counts twice: it reads a request as late as it sends a token. A run that calls itself invalid is
-    repeated; three of them are a skip.
+
+def assert_true(done: run.Ran, itl_ms: float) -> None:
+    """Every median is the schedule's to 3 ms; to the first token the stand-in's own measured lateness comes on top."""
+    rows = [row for row in done.rows if not row.warmup]
+    assert all(row.status == "ok" and row.n_out in TOKENS and len(row.gaps) == row.chunks - 1 for row in rows)
+    for ttft_ms in TTFTS_MS:
+        found = sorted(row.t_first - row.t_send for row in of(rows, ttft_ms) if row.t_first and row.t_send)
+        error = quantile(found, 0.5) - ttft_ms / 1000
+        assert abs(error) < ERROR_S + done.facts.env["server"]["late_p99"], (ttft_ms, error)
+    gaps = sorted(gap for row in rows for gap in row.gaps)
+    assert abs(quantile(gaps, 0.5) - itl_ms / 1000) < ERROR_S
+
+
+def of(rows: list[Record], ttft_ms: float) -> list[Record]:
+    """The requests that were to wait so long."""
+    return [row for row in rows if row.want_out is not None and TTFTS_MS[row.want_out % len(TTFTS_MS)] == ttft_ms]
+
+
+@pytest.mark.parametrize(
+    ("streams", "itl_ms", "workers"),
+    [(1, 5, 1), (1, 20, 1), (50, 5, None), (50, 20, None), (200, 20, None), (50, 20, 2)],
+)  # fmt: skip
+def test_medians_are_the_truth(tmp_path: Path, streams: int, itl_ms: float, workers: int | None) -> None:
+    """100, 200 and 500 ms to the first token and 5 or 20 ms between tokens are measured to 3 ms, up to 10 000 events/s.
+
+    A run that calls itself invalid is repeated; two of them are a skip that says why.
     """
-    for attempt in range(ATTEMPTS):
-        folder = tmp_path / str(attempt)
-        folder.mkdir()
-        wish = Wish(
-            concurrency=streams, requests=max(30, 3 * streams), warmup="2s", osl="30", isl="32", workers=workers
-        )
-        with serving(TTFT_MS, itl_ms) as server:
-            done = run.measure(wish, run.Site(server.url, mock=server), folder, Nobody())
-        rows = [row for row in done.rows if not row.warmup]
-        assert all(row.status == "ok" and row.n_out == 30 for row in rows)
-        if not done.facts.valid:
-            continue
-        ttft = sorted(row.t_first - row.t_send for row in rows if row.t_first and row.t_send)
-        gaps = sorted(gap for row in rows for gap in row.gaps)
-        slack = 0.003 + done.facts.self_check.loop_lag_p99 + 2 * done.facts.env["server"]["late_p99"]
-        assert abs(quantile(ttft, 0.5) - TTFT_MS / 1000) < slack
-        assert abs(quantile(gaps, 0.5) - itl_ms / 1000) < slack
-        return
-    pytest.skip("three runs in a row called themselves invalid: this machine is too busy to compare with the truth")
+    reasons: list[str] = []
+    with serving(TTFTS_MS, itl_ms) as server:
+        for attempt in range(ATTEMPTS):
+            done = measured(tmp_path / str(attempt), server, streams, workers)
+            if done.facts.valid:
+                assert_true(done, itl_ms)
+                return
+            reasons += done.facts.reasons
+    pytest.skip(f"two runs in a row called themselves invalid: {'; '.join(reasons)}")
+
+
+def test_too_many_events_are_no_measurement(tmp_path: Path) -> None:
+    """200 streams of 5 ms, 40 000 events/s: two cores cannot make and read them, and the run says so; where a machine
+    can, the medians are true."""
+    with serving(TTFTS_MS, 5) as server:
+        done = measured(tmp_path / "run", server, 200, None)
+    if done.facts.valid:
+        assert_true(done, 5)
+    else:
+        assert any(" late" in reason or "of a core" in reason for reason in done.facts.reasons)
 
 
 def test_the_locustfile_stands_alone(tmp_path: Path) -> None:
@@ -64,6 +96,6 @@ def test_the_locustfile_stands_alone(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "dsctl-bench" / "ui").iterdir()
     rows = list(records.read(folder))
-    assert len(rows) >= 3
-    assert all(row.status in ("ok", "censored") or row.error for row in rows)
+    assert sum(row.status == "ok" for row in rows) >= 3
+    assert {row.status for row in rows} <= {"ok", "censored"}
     assert "TPOT" in done.stdout + done.stderr
