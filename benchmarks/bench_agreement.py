@@ -72,7 +72,9 @@ def measured(
     is_oracle = options.target == "oracle"
     long, short = options.streams * (6 if is_oracle else 4), options.streams
     draw = random.Random(1)
-    write_prompts(folder / "prompts.jsonl", [draw.randint(*(LENGTHS if is_oracle else REAL_LENGTHS)) for _ in range(long)])
+    write_prompts(
+        folder / "prompts.jsonl", [draw.randint(*(LENGTHS if is_oracle else REAL_LENGTHS)) for _ in range(long)]
+    )
     found = {client.name: (Seen(), 0.0, 0) for client in wanted}
     for number in range(options.rounds):
         for client in wanted if number % 2 == 0 else reversed(wanted):

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import msgspec
@@ -106,8 +107,10 @@ def parse_kind(text: str) -> tuple[Kind, float, str | None]:
 
 
 def parse_stages(text: str) -> list[Level]:
-    """`5@30s,10@60s`; UsageError naming the part that is wrong."""
+    """`5@30s,10@60s`, or a file of such stages, one a line; UsageError naming the part that is wrong."""
     levels: list[Level] = []
+    if "@" not in text:
+        text = _stages_of(Path(text))
     for part in text.split(","):
         target, at, length = part.partition("@")
         try:
@@ -119,6 +122,17 @@ def parse_stages(text: str) -> list[Level]:
             raise UsageError(f"--stages has {part!r}, which is no stage", hint="--stages 5@30s,10@60s")
         levels.append(level)
     return levels
+
+
+def _stages_of(path: Path) -> str:
+    try:
+        lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        hint = "--stages 5@30s,10@60s, or a file with a stage a line"
+        raise UsageError(
+            f"--stages has {str(path)!r}, which is no stage and no file", why=str(error), hint=hint
+        ) from error
+    return ",".join(filter(None, lines))
 
 
 def arrivals(load: Load, seed: int, trace: Sequence[float] = ()) -> Iterator[Arrival]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from dsctl.bench.plan import Plan
 from dsctl.bench.preflight import Look
 from dsctl.bench.progress import Snapshot, Watcher
 from dsctl.bench.records import Record, RunFacts, Stage, Window
-from dsctl.bench.scrape import Scraper
+from dsctl.bench.scrape import Scraper, chosen
 from dsctl.bench.selfcheck import Evidence
 from dsctl.bench.wish import Wish, load_of, workload_of
 from dsctl.bench.workload import Writer
@@ -75,15 +75,19 @@ def measure(wish: Wish, site: Site, folder: Path, watcher: Watcher) -> Ran:
         before = life()
         watcher.say(f"{plan.target.model}: {describe(plan)}; results go to {folder}")
         scraper = Scraper(look.metrics) if wish.scrape_metrics else None
+        figures = {"before": chosen(look.metrics())}
         attempt = _attempts(plan, wish, site, folder, watcher, scraper)
         after = life() if attempt.stop is None else before
+        figures["after"] = chosen(look.metrics()) if attempt.stop is None else {}
     restarts = max(len(set(after) - set(before)), len(set(before) - set(after)))
     evidence = replace(attempt.evidence, server_restarts=restarts)
     rows = gather(folder)
     records.write(folder / records.ROWS, rows)
     for used in folder.glob("rows-*.jsonl"):
         used.unlink()
-    return Ran(_facts(plan, wish, attempt, evidence, rows, scraper), rows, attempt.stop)
+    facts = _facts(plan, wish, attempt, evidence, rows, scraper)
+    facts.env["server"]["metrics"] = figures
+    return Ran(facts, rows, attempt.stop)
 
 
 def _attempts(plan: Plan, wish: Wish, site: Site, folder: Path, watcher: Watcher, scraper: Scraper | None) -> _Attempt:
@@ -248,7 +252,8 @@ def _environment(plan: Plan, evidence: Evidence) -> dict[str, Any]:
     target = plan.target
     return {
         "client": {
-            "system": platform.platform(), "python": platform.python_version(), "cores": len(os.sched_getaffinity(0)),
+            "system": platform.platform(), "cpu": _processor(),
+            "python": platform.python_version(), "cores": len(os.sched_getaffinity(0)),
             "workers": len(evidence.ended), "locust": version("locust"), "gevent": version("gevent"),
         },
         "server": {
@@ -259,6 +264,15 @@ def _environment(plan: Plan, evidence: Evidence) -> dict[str, Any]:
             },
         },
     }  # fmt: skip
+
+
+def _processor() -> str:
+    """The processor's name as Linux tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def describe(plan: Plan) -> str:

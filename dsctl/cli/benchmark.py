@@ -20,6 +20,10 @@ def wish(**options: Any) -> Wish:
     """The options as they were written."""
     from dsctl.bench.wish import Wish
 
+    workers = options.get("workers", "auto")
+    if workers != "auto" and (not workers.isdigit() or int(workers) < 1):
+        raise UsageError(f"--workers cannot be {workers!r}", hint="--workers 2, or auto")
+    options["workers"] = None if workers == "auto" else int(workers)
     if options["endpoint"] not in ("chat", "completions"):
         raise UsageError(f"--endpoint cannot be {options['endpoint']!r}", hint="--endpoint chat, or completions")
     return Wish(**options)

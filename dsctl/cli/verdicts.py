@@ -108,6 +108,15 @@ def report(
         show.aside(f"report: {one.page}\n")
 
 
+def without_bare_html(args: list[str]) -> list[str]:
+    """`report DIR --html` asks for the page where it goes anyway."""
+    return [
+        word
+        for word, after in zip(args, [*args[1:], "-"], strict=True)
+        if word != "--html" or not after.startswith("-")
+    ]
+
+
 def _objectives(slo: str | None, preset: str | None, attainment: float | None) -> Objectives | None:
     from dsctl.bench import slo as objectives
 

@@ -13,12 +13,14 @@ from dsctl.cli.options import Config, Json, Quiet
 
 
 class RunByDefault(TyperGroup):
-    """Lets `dsctl bench --rate 5` mean `dsctl bench run --rate 5`."""
+    """Lets `dsctl bench --rate 5` mean `dsctl bench run --rate 5`, and `--html` of a report stand alone."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Puts `run` where no verb is."""
         if not args or (args[0].startswith("-") and args[0] not in ("--help", "-h")):
             args = ["run", *args]
+        if args[0] == "report":
+            args = verdicts.without_bare_html(args)
         return super().parse_args(ctx, args)  # pyright: ignore[reportArgumentType]
 
 
@@ -36,7 +38,7 @@ Load = Annotated[
 ]
 Users = Annotated[int | None, typer.Option("--concurrency", metavar="N", help="Closed: users at a time; default 8.")]
 Rate = Annotated[float | None, typer.Option(metavar="R", help="Open: requests per second.")]
-Stages = Annotated[str | None, typer.Option(metavar="N@TIME,…", help="Stages of users or rate, as 5@30s,10@60s.")]
+Stages = Annotated[str | None, typer.Option(metavar="N@TIME,…", help="Stages of users or rate, or a file.")]
 Duration = Annotated[str | None, typer.Option(metavar="TIME", help="How long is measured; default 60s.")]
 Requests = Annotated[int | None, typer.Option(metavar="N", help="Measure so many requests instead of a time.")]
 Warmup = Annotated[str | None, typer.Option(metavar="TIME", help="Load before the measurement; default 5s.")]
@@ -55,7 +57,7 @@ Seed = Annotated[int, typer.Option(metavar="N", help="The same seed asks the sam
 Slo = Annotated[str | None, typer.Option("--slo", metavar="LIMITS", help="ttft=500ms,tpot=50ms …; exit 1 when missed.")]
 Preset = Annotated[str | None, typer.Option("--slo-preset", metavar="NAME", help="Known limits instead of --slo.")]
 Attainment = Annotated[float | None, typer.Option(metavar="SHARE", help="Part of the requests that must meet them.")]
-Workers = Annotated[int | None, typer.Option(metavar="N", min=1, help="Processes that make load; default: as needed.")]
+Workers = Annotated[str, typer.Option(metavar="N", help="Processes that make load; auto: as many as are needed.")]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="TIME", help="A request that takes longer has failed.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: dsctl-bench/<time>.")]
 KeyEnv = Annotated[str | None, typer.Option(metavar="NAME", help="The variable that holds the key; $DSCTL_API_KEY.")]
@@ -72,7 +74,7 @@ def run(
     requests: Requests = None, warmup: Warmup = None, drain: Drain = None, isl: Isl = "128", osl: Osl = "64",
     shared_prefix: Prefix = None, turns: Turns = 1, dataset: Dataset = None, priority: Priority = None,
     disconnect: Leave = 0.0, ignore_eos: Eos = True, seed: Seed = 1, slo: Slo = None, slo_preset: Preset = None,
-    attainment: Attainment = None, workers: Workers = None, timeout: Timeout = "600s", out: Out = None,
+    attainment: Attainment = None, workers: Workers = "auto", timeout: Timeout = "600s", out: Out = None,
     api_key_env: KeyEnv = None, cacert: Cacert = None, scrape_metrics: Scrape = False, repeat: Repeat = 1,
     json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -123,7 +125,7 @@ def search(
     over: Over = "concurrency", low: Lowest = 1, high: Highest = 512, precision: Precision = 0.05, load: Load = None,
     duration: Duration = None, warmup: Warmup = None, drain: Drain = None, isl: Isl = "128", osl: Osl = "64",
     shared_prefix: Prefix = None, turns: Turns = 1, dataset: Dataset = None, ignore_eos: Eos = True, seed: Seed = 1,
-    slo: Slo = None, slo_preset: Preset = None, attainment: Attainment = None, workers: Workers = None,
+    slo: Slo = None, slo_preset: Preset = None, attainment: Attainment = None, workers: Workers = "auto",
     timeout: Timeout = "600s", out: Out = None, api_key_env: KeyEnv = None, cacert: Cacert = None, json: Json = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip

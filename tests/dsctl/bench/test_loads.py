@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -120,6 +121,15 @@ def test_stages_that_are_none_are_refused(text: str) -> None:
     """The error shows how they are written."""
     with pytest.raises(UsageError):
         loads.parse_stages(text)
+
+
+def test_stages_may_stand_in_a_file(tmp_path: Path) -> None:
+    """A stage a line, with comments; a path that is none is refused with how stages are written."""
+    (tmp_path / "ramp").write_text("# up\n5@30s\n\n10@1m  # twice\n")
+    assert loads.parse_stages(str(tmp_path / "ramp")) == [Level(5, 30), Level(10, 60)]
+    with pytest.raises(UsageError) as caught:
+        loads.parse_stages(str(tmp_path / "none"))
+    assert "5@30s" in caught.value.hint
 
 
 def test_times_are_read_as_they_are_written() -> None:

@@ -127,6 +127,21 @@ def test_a_report_is_a_screen_and_a_page(bench: Path, capsys: Captured) -> None:
     assert app.run(["bench", "report", str(bench / "a"), "--html", str(bench / "page.html")]) == Exit.USAGE
 
 
+def test_html_may_stand_alone(bench: Path, capsys: Captured) -> None:
+    """`report DIR --html` writes the page where it goes without being told."""
+    assert app.run(["bench", "report", str(bench / "a" / "run-1"), "--html"]) == Exit.OK
+    assert app.run(["bench", "report", "--html", "--json", str(bench / "a" / "run-1")]) == Exit.OK
+    assert (bench / "a" / "run-1" / "report.html").exists()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("wrong", ["none", "0", "-1"])
+def test_workers_are_a_number_or_auto(wrong: str, capsys: Captured) -> None:
+    """Another word is a usage error that names both."""
+    assert app.run(["bench", "--mock", f"--workers={wrong}"]) == Exit.USAGE
+    assert "auto" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["gate", "report"])
 def test_damaged_runs_end_with_two_and_the_file(bench: Path, capsys: Captured, verb: str) -> None:
     """A truncated row file is a usage error that names it."""
