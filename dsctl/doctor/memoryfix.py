@@ -41,7 +41,7 @@ def capacity(oom: Oom, stage: str, facts: Known, case: Case) -> Words:
     missing = max(0.0, (oom.requested - oom.free) / GIB) + max(0.5, oom.total / GIB * 0.01)
     cause = f"{_numbers(oom)}, {STAGES[stage]}: what this process itself needs does not fit."
     gpu = str(oom.gpu)
-    if stage == "load":
+    if stage == "load" or (stage in ("", "profile") and _never_fits(oom, facts, case)):
         return _load(oom, facts, case, cause)
     if stage == "logprobs":
         options = _step_tokens(case, facts)
@@ -70,6 +70,27 @@ def capacity(oom: Oom, stage: str, facts: Known, case: Case) -> Words:
     return _plain(oom, missing, stage, cause)
 
 
+def _smaller(facts: Known) -> str:
+    """The checkpoint that needs less, by what this one is."""
+    width = facts.model.width if facts.model else 2.0
+    if width < 0.8:
+        return "a smaller model: this checkpoint has 4 bits a weight already"
+    if width < 1.5:
+        return "a 4-bit checkpoint (AWQ/GPTQ): it halves these 8-bit weights"
+    return "a quantised checkpoint (FP8 halves, AWQ/GPTQ 4-bit quarters the weights)"
+
+
+def _never_fits(oom: Oom, facts: Known, case: Case) -> bool:
+    """True when the weights alone are more than the card, so that no setting of the cache can help."""
+    told = "tp" in case.settings or "dp" in case.settings or oom.gpu == 0
+    if facts.model is None or not told:
+        return False
+    cards = 1
+    for name in ("tp", "pp", "dp"):  # with data parallel the experts may be spread too: in doubt it fits
+        cards *= max(1, int(number(case.settings, name) or 1))
+    return facts.model.weights / cards / GIB > oom.total / GIB * 0.97
+
+
 def _plain(oom: Oom, missing: float, stage: str, cause: str) -> Words:
     """No serving engine in sight: training, a notebook, a Flask server."""
     used = (oom.allocated or oom.total) / GIB
@@ -96,16 +117,16 @@ def _load(oom: Oom, facts: Known, case: Case, cause: str) -> Words:
     if facts.model:
         cause += f" By {facts.shape_from} the weights are {gib(facts.model.weights / GIB)}, {gib(facts.model.weights / tp / GIB)} a card at tensor parallel {tp}."
     if option:
-        option = Option(flag, option.current, option.suggested, option.margin_bytes, option.note)
+        if flag == "--tp" and option.param == "--tensor-parallel-size":
+            option = Option(flag, option.current, option.suggested, option.margin_bytes, option.note)
         return Words(
             rule="OOM-LOAD",
             cause=cause,
-            fix=solver.listing((option,))
-            + "\nOr a quantised checkpoint (FP8 halves, AWQ/GPTQ 4-bit quarters the weights).",
+            fix=solver.listing((option,)) + f"\nOr {_smaller(facts)}.",
             gpu=str(oom.gpu),
             options=(option,),
         )
-    fix = f"Spread the weights over more cards ({flag} {tp * 2} or more), or take a quantised checkpoint (FP8 halves, AWQ/GPTQ 4-bit quarters them). Flags about the cache or the length do not help: it fails before."
+    fix = f"Spread the weights over more cards ({flag} {tp * 2} or more), or take {_smaller(facts)}. Flags about the cache or the length do not help: it fails before."
     if facts.engine in ("", "transformers"):
         fix = "Spread the weights (device_map='auto' over several cards, or tensor parallel in a serving engine), load in 16 bit (torch_dtype='auto') instead of 32, or take a quantised checkpoint."
     return Words(rule="OOM-LOAD", cause=cause, fix=fix, gpu=str(oom.gpu))

@@ -187,10 +187,27 @@ def barrier(match: Match, _case: Case) -> Words | None:
     )
 
 
+def mismatch(match: Match, _case: Case) -> Words | None:
+    """Which ranks called what, by the checks of TORCH_DISTRIBUTED_DEBUG=DETAIL."""
+    said = match.groups
+    if not said.get("r") or not said.get("r2"):
+        return None
+    same = said["a"] == said["b"]
+    what = (
+        f"both {said['a']} but with other shapes or types"
+        if same
+        else f"{said['a']} on rank {said['r']}, {said['b']} on rank {said['r2']}"
+    )
+    return Words(
+        cause=f"At call {said.get('n') or '?'} the ranks run different collectives: {what}. The program took different paths on the ranks.",
+        ranks=(int(said["r"][:6]), int(said["r2"][:6])),
+    )
+
+
 BY_NAME: dict[str, Refine] = {
     "torch_oom": memorycase.torch_oom, "bare_oom": memorycase.bare_oom, "vllm_kv": memorycase.vllm_kv, "vllm_kv_tokens": memorycase.vllm_kv_tokens,
     "vllm_noblocks": memorycase.vllm_noblocks, "vllm_startfree": memorycase.vllm_startfree, "vllm_sampler": memorycase.vllm_sampler,
     "sglang_start": memorycase.sglang_start, "sglang_capture": memorycase.sglang_capture, "host_alloc": memorycase.host_alloc,
     "oomkill": memorycase.oomkill, "xid": xid_line, "tp_heads": tp_heads, "exit_signal": exit_signal, "core_signal": core_signal, "nccl_words": nccl_words, "mpi": mpi, "exit_shell": exit_shell, "ib_event": ib_event, "elastic": elastic, "aer": aer,
-    "shm": shm, "shmbc": shmbc, "barrier": barrier,
+    "shm": shm, "shmbc": shmbc, "barrier": barrier, "mismatch": mismatch,
 }  # fmt: skip

@@ -24,7 +24,7 @@ _V3: dict[str, object] = {
     "model_type": "deepseek_v3", "num_hidden_layers": 61, "hidden_size": 7168, "num_attention_heads": 128, "kv_lora_rank": 512,
     "q_lora_rank": 1536, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128, "n_routed_experts": 256,
     "moe_intermediate_size": 2048, "n_shared_experts": 1, "first_k_dense_replace": 3, "intermediate_size": 18432,
-    "vocab_size": 129280, "quantization_config": {"quant_method": "fp8"},
+    "vocab_size": 129280, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]},
 }  # fmt: skip
 _V2: dict[str, object] = _V3 | {
     "model_type": "deepseek_v2", "num_hidden_layers": 60, "hidden_size": 5120, "n_routed_experts": 160, "moe_intermediate_size": 1536,
@@ -70,6 +70,13 @@ class Memory:
     kv_heads: int
     heads: int
     is_mla: bool
+    splits: tuple[int, ...] = ()  # widths that tensor parallel divides into whole blocks of the quantisation
+    block: int = 1
+    width: float = 2.0  # bytes of a parameter
+
+    def divides(self, parallel: int) -> bool:
+        """True when tensor parallel of that size leaves whole heads and whole blocks."""
+        return self.heads % parallel == 0 and all(width % (parallel * self.block) == 0 for width in self.splits)
 
 
 def known(model: str) -> Shape | None:
@@ -118,7 +125,21 @@ def memory(shape: Shape, *, kv_bytes: float = 2.0) -> Memory | None:
         if rank
         else 2 * layers * kv_heads * head_dim * kv_bytes
     )
-    return Memory(int(_parameters(shape, layers, hidden) * _width(shape)), int(per_token), kv_heads, heads, bool(rank))
+    splits, block = _blocks(shape)
+    weights = int(_parameters(shape, layers, hidden) * _width(shape))
+    return Memory(weights, int(per_token), kv_heads, heads, bool(rank), splits, block, _width(shape))
+
+
+def _blocks(shape: Shape) -> tuple[tuple[int, ...], int]:
+    """Widths that must be cut into whole blocks, and the block, for FP8 weights with a scale a block; else nothing."""
+    quant = shape.get("quantization_config")
+    if not isinstance(quant, dict) or cast("Shape", quant).get("quant_method") != "fp8":
+        return (), 1
+    block = cast("Shape", quant).get("weight_block_size")
+    if not isinstance(block, list) or not block or not isinstance(block[0], int) or block[0] < 1:
+        return (), 1
+    widths = (_int(shape, "intermediate_size"), _int(shape, "moe_intermediate_size"))
+    return tuple(width for width in widths if width), cast("int", block[0])
 
 
 def _attention(shape: Shape, hidden: int) -> int:

@@ -13,6 +13,8 @@ from dsctl.doctor.shapes import Memory
 GIB = float(1 << 30)
 BLOCK = 16  # tokens of a cache block
 MOST_UTIL = 0.95
+NODE = 8  # cards of a usual host
+MOST_CARDS = 64  # more than that is another deployment, not a setting
 SHORTEST = 512  # tokens; a server with less context is of no use
 
 
@@ -102,22 +104,44 @@ def fp8_cache(need: float, avail: float, max_len: int, kv_dtype: str) -> Option 
 def wider(
     settings: Mapping[str, str], memory: Memory | None, total: float | None, share: float, need_tokens: int
 ) -> Option | None:
-    """The smallest tensor parallel size at which weights and the cache of one sequence fit; None where it cannot be shown."""
+    """The smallest number of cards at which weights and the cache of one sequence fit; None where it cannot be shown.
+
+    Tensor parallel as far as heads and quantisation blocks can be divided, pipeline parallel beyond.
+    """
     if memory is None or total is None:
         return None
-    now = int(number(settings, "tp") or 1)
-    pipeline = int(number(settings, "pp") or 1)
-    tp = now * 2
-    while tp <= 64:
-        if memory.heads % tp == 0:
-            per_token = memory.kv_per_token / pipeline / (1 if memory.is_mla else min(tp, memory.kv_heads))
-            free = total * share - memory.weights / tp / pipeline / GIB - 2.0 - per_token * need_tokens / GIB
-            if free > 0:
-                return Option(
-                    "--tensor-parallel-size", str(now), str(tp), int(free * GIB), "2 GiB kept for activations"
-                )
-        tp *= 2
+    now, stages = int(number(settings, "tp") or 1), int(number(settings, "pp") or 1)
+    most = max((n for n in (now * 2**k for k in range(7)) if n == now or memory.divides(n)), default=now)
+    for times in (2, 4, 8, 16, 32):
+        tp = min(now * times, most)
+        pp = stages * (now * times // tp)
+        free = total * share - 2.0 - on_a_card(memory, tp, pp, need_tokens)
+        if free > 0 and tp * pp <= MOST_CARDS:
+            return _parallel(settings, (now, tp), (stages, pp), int(free * GIB))
     return None
+
+
+def on_a_card(memory: Memory, tp: int, pp: int, tokens: int) -> float:
+    """GiB of weights and of the cache of `tokens` on one card; stages of a pipeline are at best 5 % uneven."""
+    uneven = 1.05 if pp > 1 else 1.0
+    heads = 1 if memory.is_mla else min(tp, memory.kv_heads)
+    return (memory.weights / tp + memory.kv_per_token / heads * tokens) / pp * uneven / GIB
+
+
+def _parallel(settings: Mapping[str, str], tp: tuple[int, int], pp: tuple[int, int], margin: int) -> Option:
+    sglang = settings.get("engine") == "sglang"
+    tensor, pipeline = ("--tp", "--pp-size") if sglang else ("--tensor-parallel-size", "--pipeline-parallel-size")
+    cards = tp[1] * pp[1]
+    note = "2 GiB kept for activations"
+    if cards > NODE:
+        note += f"; {cards} cards are {-(-cards // NODE)} hosts of {NODE}"
+        if not sglang and pp[1] == 1:
+            note += f", better as {tensor} {NODE} {pipeline} {cards // NODE} where the hosts have no fast network"
+    if pp[1] == pp[0]:
+        return Option(tensor, str(tp[0]), str(tp[1]), margin, note)
+    if tp[1] == tp[0]:
+        return Option(pipeline, str(pp[0]), str(pp[1]), margin, note)
+    return Option(tensor, str(tp[0]), f"{tp[1]} {pipeline} {pp[1]}", margin, note)
 
 
 def rank(options: Sequence[Option | None]) -> tuple[Option, ...]:

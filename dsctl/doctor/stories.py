@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from dsctl.doctor.model import Finding, at_least
 
 BEFORE_S = 6 * 3600.0  # a cause may lie this long before its effect
@@ -14,6 +16,7 @@ COLLECTIVE = frozenset((  # effects that a cause on another host can have
     "TCPSTORE-TIMEOUT", "TCPSTORE-CLIENTS", "TCPSTORE-DEAD", "RDZV-TIMEOUT", "ELASTIC-FAIL", "SIGKILL", "EXIT-137", "RAY-NODE-DEAD",
     "VLLM-SHMBC", "VLLM-RPC", "ENGINE-DEAD", "WORKER-DIED", "SGL-WATCHDOG", "SGL-CHILD", "NGINX-NOLIVE", "NGINX-REFUSED", "NGINX-TIMEOUT",
 ))  # fmt: skip
+_ASKED = re.compile(r"It now asks for: (?P<act>[^(]{3,60}) \(")
 VERDICTS = frozenset({"RANK-ABSENT", "RANK-BEHIND", "RANK-DESYNC", "NCCL-STUCK", "NCCL-FIRST-COLL"})
 FABRIC = ("SXID-FATAL", "FM-FAULT", "FM-DOWN")
 LINKS = frozenset({"XID-74", "XID-136", "XID-155", *(f"XID-{n}" for n in range(144, 151))})
@@ -92,6 +95,8 @@ def _merge_cards(findings: list[Finding]) -> None:
         )
         for other in rest:
             root.children.append(other)
+            if other.rule.id == "XID-154" and (asked := _ASKED.search(other.cause)):
+                root.fix += f" The driver itself now asks for: {asked['act']}."
             findings[:] = [f for f in findings if f is not other]
 
 
@@ -142,7 +147,9 @@ def _cause_of(effect: Finding, all_: list[Finding]) -> Finding | None:
 
 
 def _explains(cause: Finding, effect: Finding) -> bool:
-    is_card = effect.rule.id == "CUDA-ECC" and cause.rule.category == "gpu"  # a mild word of the driver, a dead program
+    is_card = (
+        effect.rule.id in ("CUDA-ECC", "CUDA-NVLINK") and cause.rule.category == "gpu"
+    )  # a mild word of the driver, a dead program
     if not (is_card or at_least(cause.severity, effect.severity)) or not at_least(cause.severity, "warning"):
         return False
     if cause.rule.id.startswith("NGINX") and not effect.rule.id.startswith("NGINX"):

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from dsctl.base.errors import UsageError
 from dsctl.base.missing import Missing
-from dsctl.doctor import bundle, context, judge, lastwords, live, ranks, recent, serving, stories
+from dsctl.doctor import bundle, clocks, context, judge, lastwords, live, ranks, recent, serving, stories
 from dsctl.doctor.markdown import as_markdown
 from dsctl.doctor.model import SEVERITIES, Case, Finding, Rule, Severity, at_least
 from dsctl.doctor.redact import redacted
@@ -199,7 +199,9 @@ def _judge(seen: Gathered, rules: dict[str, Rule]) -> list[Finding]:
             finding.cause += ranks.lonely(case)
     found += guilty
     found += lastwords.find(case, found)
+    ahead = clocks.align(case, found)
     told = stories.tell(found)
+    clocks.note(told, ahead)
     if len(rules) == len(catalogue()):
         return told
     return [f for root in told for f in _flat(root) if f.rule.id in rules]

@@ -19,7 +19,7 @@ RULES = (
     log("RANK-BEHIND", C, "A rank is behind the others", "(never alone)", r"(?!)", depth=3,
         cause="The rank had queued fewer collectives than the others when they timed out.", fix="Look at what it was doing: its own last lines, `py-spy dump --pid PID`, its host's kernel log.",
         verify="All ranks pass the same step."),
-    log("RANK-DESYNC", C, "Ranks called different collectives", "(never alone)", r"(?!)", depth=1,
+    log("RANK-DESYNC", C, "Ranks called different collectives", "detected mismatch between collectives", r"Detected mismatch between collectives on ranks\. Rank (?P<r>\d+) is running collective: CollectiveFingerPrint\(SequenceNumber=(?P<n>\d+), ?OpType=(?P<a>\w+).*?but Rank (?P<r2>\d+) is running[^\n]*?OpType=(?P<b>\w+)", depth=1, refine="mismatch",
         cause="At the same sequence number ranks called different operations or sizes: the program took different paths.",
         fix="Find the branch that depends on the rank or on data; TORCH_DISTRIBUTED_DEBUG=DETAIL names the call.", verify="All ranks pass the same step."),
     log("NCCL-FIRST-COLL", C, "The very first collective never worked", "(never alone)", r"(?!)", depth=2,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsctl.doctor.rules.entry import C, W, log
+from dsctl.doctor.rules.entry import C, log
 
 _LOAD = "The engine prints that the weights are loaded and becomes ready."
 
@@ -27,11 +27,11 @@ RULES = (
         cause="The hub refuses the download: terms not accepted, or no valid token in this process.", fix="Accept the terms on the model's page with the token's account, then `hf auth login` or pass HF_TOKEN to the container as a secret.", verify="`hf download MODEL config.json` passes."),
     log("HF-NOTFOUND", C, "No such model on the hub or on disk", "is not a valid model identifier|repositorynotfounderror|repository not found", r"is not a local folder and is not a valid model identifier|RepositoryNotFoundError|Repository Not Found for url", category="weights",
         cause="Name or path is wrong (a missing mount looks the same), or the repository is private.", fix="Check spelling; if it is a path, `ls` it inside the container; private: HF_TOKEN.", verify="`hf download MODEL config.json` passes."),
-    log("HF-OFFLINE", C, "The hub is not reachable or offline mode is on", "outgoing traffic has been disabled|localentrynotfounderror|couldn't connect to|hf_hub_offline|max retries exceeded|read timed out", r"outgoing traffic has been disabled|LocalEntryNotFoundError|[Cc]ouldn't connect to ['\"]?https://(?:huggingface\.co|hf-mirror\.com)|HTTPSConnectionPool\(host='(?:[\w.-]*huggingface\.co|[\w.-]*hf\.co|hf-mirror\.com)'[^\n]{0,200}(?:Max retries exceeded|Read timed out)", category="weights", depth=2, unless=r"Trying to resume|[Rr]etrying",
+    log("HF-OFFLINE", C, "The hub is not reachable or offline mode is on", "outgoing traffic has been disabled|localentrynotfounderror|couldn't connect to|hf_hub_offline|max retries exceeded|read timed out", r"outgoing traffic has been disabled|LocalEntryNotFoundError|[Cc]ouldn't connect to ['\"]?https://(?:huggingface\.co|hf-mirror\.com)|HTTPSConnectionPool\(host='(?:[\w.-]*huggingface\.co|[\w.-]*hf\.co|hf-mirror\.com)'[^\n]{0,200}(?:Max retries exceeded|Read timed out)", category="weights", depth=2, spans=True, unless=r"Trying to resume|[Rr]etrying",
         cause="The files are not in the local cache and cannot be fetched (no network, proxy, or HF_HUB_OFFLINE=1).", fix="Copy the model to a local directory and give its path; or set HTTPS_PROXY / HF_ENDPOINT to your mirror and unset HF_HUB_OFFLINE.", verify=_LOAD),
     log("HF-CHECKSUM", C, "A download does not match its size or checksum", "consistency check failed", r"Consistency check failed: file should be of size (?P<want>\d+) but has size (?P<have>\d+)", category="weights",
         cause="The transfer was cut ({have} of {want} bytes) or the disk filled.", fix="`df -h`, then download again (it resumes); HF_XET/transfer accelerators off if it repeats.", verify="The download finishes; sha256 matches."),
-    log("HF-RATE", W, "The hub limits the downloads", "429 client error", r"429 Client Error[^\n]{0,160}(?:huggingface|hf\.co)", category="weights", cause="Too many requests from this address, or without a token.", fix="Use a token, download once and share the directory between hosts.", verify="The download finishes."),
+    log("HF-RATE", C, "The hub limits the downloads", "429 client error", r"429 Client Error[^\n]{0,160}(?:huggingface|hf\.co)", category="weights", spans=True, unless=r"Retrying in|Trying to resume", cause="Too many requests from this address in a short time (many hosts behind one address, or no token); the download ended.", fix="Set HF_TOKEN (logged-in users have a higher limit), wait the minutes the message names, download once (hf download MODEL --local-dir DIR) and give every host that directory or a mirror (HF_ENDPOINT) instead of the hub's name.", verify="`hf download` finishes; the server starts with HF_HUB_OFFLINE=1 from the local directory."),
     log("CKPT-KEY", C, "The loader met a weight it does not know", "keyerror: 'model.|keyerror: 'layers.|there is no module or parameter named", r"KeyError: '(?:model|layers|transformer|lm_head)\.[\w.]+'|There is no module or parameter named '(?P<p>[\w.]+)'", category="weights",
         cause="The checkpoint's names do not fit the engine's model code: newer variant, extra MTP layers, a LoRA or a converted quantisation.", fix="Update the engine; use the checkpoint in its original layout; leave --quantization to the checkpoint.", verify=_LOAD),
 )  # fmt: skip
