@@ -45,9 +45,9 @@ class Connections:
             self.authority += f":{parts.port}"
         self.prefix = parts.path.rstrip("/")
 
-    def take(self) -> Connection:
-        """An idle connection that the server has not closed, else a new one. Raises OSError."""
-        while self._idle:
+    def take(self, *, is_new: bool = False) -> Connection:
+        """An idle connection that the server has not closed, else (or when asked for) a new one. Raises OSError."""
+        while self._idle and not is_new:
             idle = self._idle.pop()
             if _is_silent(idle):
                 return Connection(idle, None)

@@ -15,6 +15,15 @@ from dsctl.bench.records import Status
 
 READ = 16_384  # at most so many bytes at once; recv returns with what is there, it never waits for more
 ERROR_BYTES = 4096
+STALE_S = 0.1  # a connection that ends within this time after a request was sent on it had ended before
+
+
+class _SilentError(Exception):
+    """The connection ended without a byte of an answer."""
+
+
+class _StaleError(Exception):
+    """The server closed an idle connection at the very moment at which a request was sent on it."""
 
 
 class Abandoned(BaseException):
@@ -33,6 +42,7 @@ class Exchange:
     connected_in: float | None = None
     headers: float | None = None
     closed: float | None = None
+    resent: bool = False  # its first connection was one that the server was just closing
 
 
 class _Reply(HTTPResponse):
@@ -57,16 +67,21 @@ class Sender:
     is_stopping: bool = field(default=False)
 
     def send(self, body: bytes, done: Exchange, leave_after: int | None = None) -> None:
-        """Send one request and read its answer into `done`; nothing is raised, nothing is sent twice."""
+        """Send one request and read its answer into `done`; nothing is raised, no prompt is computed twice."""
         alarm = gevent.Timeout(self.timeout)
         alarm.start()
         connection: Connection | None = None
         try:
             done.sent = perf_counter()
             connection = self.connections.take()
-            done.connected_in = connection.made_in
-            connection.socket.sendall(b"%b%d\r\n\r\n%b" % (self.head, len(body), body))
-            if self._read(connection, done, leave_after):
+            try:
+                is_clean = self._ask(connection, body, done, leave_after)
+            except _StaleError:
+                connection.close()
+                done.resent = True
+                connection = self.connections.take(is_new=True)
+                is_clean = self._ask(connection, body, done, leave_after)
+            if is_clean:
                 self.connections.give_back(connection)
                 connection = None
         except gevent.Timeout as late:
@@ -88,13 +103,30 @@ class Sender:
             if done.closed is None:
                 done.closed = perf_counter()
 
+    def _ask(self, connection: Connection, body: bytes, done: Exchange, leave_after: int | None) -> bool:
+        """Send and read; True when the connection may be used again.
+
+        _StaleError: the connection was open from before, and ended at once without a byte. Servers close connections
+        that were idle or served long enough, and a request may cross that: sending it again is no second prompt, and
+        any client does. A server that fails is told apart: it answers something, or takes its time, or is gone.
+        """
+        done.connected_in = connection.made_in
+        began = perf_counter()
+        try:
+            connection.socket.sendall(b"%b%d\r\n\r\n%b" % (self.head, len(body), body))
+            return self._read(connection, done, leave_after)
+        except _SilentError as silent:
+            if connection.made_in is None and perf_counter() - began < STALE_S:
+                raise _StaleError from silent
+            done.status, done.error = "connect_error", str(silent)
+            return False
+
     def _read(self, connection: Connection, done: Exchange, leave_after: int | None) -> bool:
         """Read to the end; True when the connection may be used again."""
         reply, answer, recv = _Reply(), done.answer, connection.socket.recv
-        now = 0.0
         wrong = b""
-        while not reply.message_complete:
-            data = recv(READ)
+        data = _first(connection)
+        while True:
             now = perf_counter()
             reply.feed(data)
             if done.headers is None and reply.headers_complete:
@@ -109,8 +141,9 @@ class Sender:
             if leave_after is not None and answer.chunks >= leave_after:
                 done.status, done.closed = "left", now
                 return False
-            if not data:
+            if reply.message_complete or not data:
                 break
+            data = recv(READ)
         done.closed = now
         if done.headers is None:
             done.status, done.error = "connect_error", "the connection ended before the answer began"
@@ -137,6 +170,17 @@ class Sender:
             done.status, done.error = "empty", "not one token"
         else:
             done.status = "ok"
+
+
+def _first(connection: Connection) -> bytes:
+    """The first bytes of an answer; _SilentError when the connection ends without one."""
+    try:
+        data = connection.socket.recv(READ)
+    except ConnectionError as error:
+        raise _SilentError(reason(error)) from error
+    if not data:
+        raise _SilentError("the connection ended before the answer began")
+    return data
 
 
 def told(body: bytes) -> str:

@@ -61,6 +61,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     t_intended: float  # when the schedule wanted it sent (closed loop: when its user became free)
     t_send: float | None = None  # sending began (where no connection was open, making one comes after this)
     t_connect: float | None = None  # seconds that making a new connection took; None: an open one was used
+    resent: bool = False  # sent twice: the server closed its first, idle connection at that moment
     t_headers: float | None = None  # the answer's head was there
     t_first: float | None = None  # first token event: content, reasoning, tool arguments, or usage that counts tokens
     t_content: float | None = None  # first event with visible content (later than t_first when the model reasons)

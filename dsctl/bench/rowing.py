@@ -31,6 +31,7 @@ def record_of(sketch: Record, done: Exchange, start: float) -> Record:
         finish=answer.finish,
         t_send=since(done.sent),
         t_connect=None if done.connected_in is None else round(done.connected_in, 6),
+        resent=done.resent,
         t_headers=since(done.headers),
         t_first=since(answer.first),
         t_content=since(answer.content),

@@ -164,6 +164,9 @@ def remarks(plan: Plan, records: Sequence[Record]) -> list[str]:
     off = sum(abs(out - want) > 0.05 * want for out, want in counted)
     if off:
         found.append(f"{off} of {len(counted)} answers were more than 5 % shorter or longer than asked for")
+    again = sum(record.resent for record in records if not record.warmup)
+    if again:
+        found.append(f"{again} requests were sent again: the server closed idle connections as they were used")
     told = [(r.n_in, r.n_cached or 0) for r in done if r.n_in]
     if (cached := sum(hit for _, hit in told)) and not plan.workload.prefixes:
         share = cached / sum(length for length, _ in told)

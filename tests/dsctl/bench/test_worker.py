@@ -34,8 +34,8 @@ SCRIPT: list[tuple[str, bytes, bool]] = [
     ("empty", CHUNKED + ROLE + DONE, True),
     ("malformed", CHUNKED + TOKEN + chunk(b"data: {half\n\n") + DONE, True),
     ("malformed", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", True),
-    ("connect_error", b"", False),
     ("connect_error", b"HTT", False),
+    ("connect_error", b"", False),
     ("ok", HEAD + b"connection: close\r\n\r\n" + frame(delta(content="y")) + frame("[DONE]"), False),
     ("ok", GOOD, True),
 ]
@@ -60,6 +60,27 @@ def test_every_ending_has_its_name(tmp_path: Path) -> None:
     assert "overloaded: no room" in rows[1].error
     assert "internal: it broke" in rows[2].error
     assert (rows[0].t_connect is None, rows[1].t_connect, rows[4].t_connect is None) == (False, None, False)
+
+
+def test_a_connection_that_was_just_closed_is_no_failure(tmp_path: Path) -> None:
+    """A server that closes an idle connection as a request comes on it gets it once more on a new one, and that is
+    told; one that closes a new connection has failed."""
+    asked: list[int] = []
+
+    def play(connection: socket.socket, number: int, _: bytes) -> bool:
+        asked.append(number)
+        if number in (1, 3, 4):
+            return False
+        connection.sendall(GOOD)
+        return True
+
+    with server(play) as url, working(tmp_path, url, one_by_one(4)) as worker:
+        rows = worker.rows()
+    assert [(row.status, row.resent) for row in rows] == [
+        ("ok", False), ("ok", True), ("connect_error", True), ("ok", False),
+    ]  # fmt: skip
+    assert asked == [0, 1, 2, 3, 4, 5]
+    assert [row.t_connect is None for row in rows] == [False, False, False, False]
 
 
 def test_times_are_those_of_the_tokens(tmp_path: Path) -> None:
