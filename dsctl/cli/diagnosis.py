@@ -38,6 +38,7 @@ class Deeds:
     fix: bool = False
     yes: bool = False
     dry_run: bool = False
+    disruptive: bool = False  # cards in use are tested too
 
 
 def run(wish: Wish, limits: Limits, deeds: Deeds | None = None) -> int:
@@ -50,14 +51,12 @@ def run(wish: Wish, limits: Limits, deeds: Deeds | None = None) -> int:
     form = _form(limits.form)
     deeds = deeds or Deeds()
     voice = show.Terminal(agreed=deeds.yes)
+    for option, is_wanted in (("--deep", deeds.deep), ("--fix", deeds.fix)):
+        if is_wanted:
+            diagnose.require_machines(wish, option)
     seen = _with_progress(wish)
     if deeds.deep:
-        diagnose.require_live(wish, "--deep")
-        from dsctl.flows import deepcheck
-
-        told, mute = deepcheck.run(seen.case, voice)
-        seen.looked += told
-        seen.unanswered += mute
+        _test(wish, seen, deeds, voice)
     found = diagnose.judged(seen, wish)
     show.diagnosed(form(found, threshold))
     if limits.out:
@@ -69,19 +68,38 @@ def run(wish: Wish, limits: Limits, deeds: Deeds | None = None) -> int:
     return Exit.PARTIAL if found.unanswered and not limits.allow_incomplete else Exit.OK
 
 
+def _test(wish: Wish, seen: Gathered, deeds: Deeds, voice: Terminal) -> None:
+    """The self-tests of this machine, of the hosts, or of both."""
+    from dsctl.flows import deepcheck, deephosts, diagnose
+
+    if diagnose.is_about_here(wish):
+        told, mute = deepcheck.run(seen.case, voice, disruptive=deeds.disruptive)
+        seen.looked += told
+        seen.unanswered += mute
+    if wish.hosts:
+        report = deephosts.run(seen.case, seen.fleet, wish.hosts, voice)
+        seen.looked += report.told
+        seen.unanswered += report.mute
+    else:
+        seen.case.missing.pop("deep.network", None)
+        seen.case.facts["deep.network"] = "one machine has nobody to talk to (--hosts)"
+
+
 def _repair(wish: Wish, seen: Gathered, found: Diagnosis, deeds: Deeds, voice: Terminal) -> int:
     """The listed repairs of what was found here; 3 when they were only shown."""
     from dsctl.flows import remedy
 
-    turns = remedy.plan(wish, seen, found)
-    for turn in turns:
-        voice.say(f"{turn.rule}: {turn.title}   undo: {turn.undo}")
-    if not turns:
-        voice.say("--fix: nothing of what was found can be repaired by a listed, reversible change")
-        return 0
-    if deeds.dry_run:
-        return Exit.PENDING
-    voice.say(f"journal: {remedy.apply(turns, voice)}")
+    with remedy.machines(wish, seen) as machines:
+        turns = remedy.plan(machines, seen, found)
+        for turn in turns:
+            voice.say(f"{turn.rule}: {turn.title}   undo: {turn.undo}")
+        if not turns:
+            voice.say("--fix: nothing of what was found can be repaired by a listed, reversible change")
+            return 0
+        if deeds.dry_run:
+            return Exit.PENDING
+        for journal in remedy.apply(turns, machines, voice):
+            voice.say(f"journal: {journal}")
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from dsctl.base.cards import Card, Cards
 from dsctl.base.missing import Missing
+from dsctl.base.ports import Port
 from dsctl.doctor.model import Case, LogSource
 from dsctl.doctor.redact import redact, redacted
 from dsctl.facts.flight import Flight
@@ -99,7 +100,7 @@ def _read_source(value: dict[str, Any]) -> LogSource:
 
 def _pack(value: object) -> object:
     """A fact as JSON; kinds that JSON does not have are named."""
-    if isinstance(value, Missing | Card | Cards | Flight):
+    if isinstance(value, Missing | Card | Cards | Flight | Port):
         return {"~": type(value).__name__.lower(), "v": [_pack(getattr(value, f.name)) for f in fields(value)]}
     if isinstance(value, frozenset | set):
         return {"~": "set", "v": sorted(cast("frozenset[Any]", value))}
@@ -117,6 +118,7 @@ _MAKERS: dict[str, Callable[[list[Any]], object]] = {
     "card": lambda values: Card(*values),
     "cards": lambda values: Cards(*values),
     "flight": lambda values: Flight(*values),
+    "port": lambda values: Port(*values),
     "set": frozenset,
     "tuple": tuple,
     "map": dict,

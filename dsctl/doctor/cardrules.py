@@ -152,6 +152,11 @@ def _ras(case: Case) -> Iterator[Seen]:
             )
 
 
+def jobs(answer: dict[str, Any]) -> set[str]:
+    """The communicators that an answer of NCCL's RAS server is about."""
+    return {str(comm.get("hash")) for comm in _comms(answer)}
+
+
 def _comms(answer: dict[str, Any]) -> list[dict[str, Any]]:
     found = answer.get("communicators")
     return [c for c in cast("list[Any]", found) if isinstance(c, dict)] if isinstance(found, list) else []

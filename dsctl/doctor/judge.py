@@ -157,7 +157,7 @@ def verdicts(case: Case, fired: set[str], rules: Iterable[Rule]) -> list[Verdict
     for rule in rules:
         if rule.id in fired:
             result.append(Verdict(rule.id, "fired"))
-        elif rule.needs[0] in kinds or rule.needs[0] in case.facts:
+        elif rule.needs[0] in kinds or (rule.needs[0] in case.facts and rule.needs[0] not in case.missing):
             absent = case.facts.get(rule.needs[0])
             inapplicable = isinstance(absent, str)
             result.append(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from dsctl.base.cards import RECOVERY, Card, Cards, slow_reasons
-from dsctl.doctor import cardrules
+from dsctl.doctor import activerules, cardrules
 from dsctl.doctor.model import Case, Evidence, Finding, Severity
 from dsctl.doctor.rules import catalogue
 
@@ -17,8 +17,6 @@ Judge = Callable[[Case], Iterator[Seen]]
 HARMFUL = {
     "NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1", "NCCL_SHM_DISABLE": "1", "CUDA_LAUNCH_BLOCKING": "1", "NCCL_CUMEM_ENABLE": "0",
 }  # fmt: skip
-SLOW_MEMORY = 2e9  # bytes a second
-SLOW_DISK = 100e6
 OLD = ("NCCL_BLOCKING_WAIT", "NCCL_ASYNC_ERROR_HANDLING", "NCCL_DESYNC_DEBUG", "NCCL_ENABLE_TIMING")
 
 
@@ -198,31 +196,8 @@ def _zombies(case: Case) -> Iterator[Seen]:
                 )
 
 
-def _deep_memory(case: Case) -> Iterator[Seen]:
-    (rate,) = cast("list[float]", case.facts["deep.memory"])
-    if rate < SLOW_MEMORY:
-        yield f"{rate:.0f} bytes a second read and written", {"rate": f"{rate / 1e9:.2f}"}
-
-
-def _deep_disk(case: Case) -> Iterator[Seen]:
-    rate, path = cast("tuple[float, str]", case.facts["deep.disk"])
-    if rate < SLOW_DISK:
-        yield f"{rate:.0f} bytes a second written to {path}", {"rate": f"{rate / 1e6:.0f}", "path": path}
-
-
-def _deep_test(name: str) -> Judge:
-    def judge(case: Case) -> Iterator[Seen]:
-        is_right, words = cast("tuple[bool, str]", case.facts[name])
-        if not is_right:
-            yield words, {"words": words}
-
-    return judge
-
-
 JUDGES: dict[str, Judge] = {
-    "DEEP-MEMORY": _deep_memory, "DEEP-DISK": _deep_disk, "DEEP-KERNELS": _deep_test("deep.kernels"),
-    "DEEP-FRONT": _deep_test("deep.front"),
-    **cardrules.JUDGES,
+    **cardrules.JUDGES, **activerules.JUDGES,
     "SHM-SMALL": _shm, "LIMIT-NOFILE": _nofile, "LIMIT-MEMLOCK": _memlock, "DISK-FILLING": _disks, "MEM-LOW": _memory, "THP-NEVER": _thp,
     "OMP-SPIN": _spin, "OMP-THREADS": _threads, "NCCL-ENV-HARMFUL": _harmful, "ENV-OLD-NAMES": _old, "ALLOC-CONF-TWICE": _twice,
     "CPU-AVX2": _flag("avx2"), "CPU-AVX512": _flag("avx512f"), "CPU-GOVERNOR": _governor, "NO-COMPILER": _compiler, "FD-TABLE": _files,
@@ -250,7 +225,8 @@ def findings(case: Case, host: str, place: str = "this machine") -> list[Finding
         for text, words in judge(case):
             severity = cast("Severity", words.get("severity", rule.severity))
             title, cause, fix, verify = (_fill(t, words) for t in (rule.title, rule.cause, rule.fix, rule.verify))
-            finding = Finding(rule, title, cause, fix, verify, severity, host, str(words.get("gpu", "")))
+            whose = str(words.get("host", host))
+            finding = Finding(rule, title, cause, fix, verify, severity, whose, str(words.get("gpu", "")))
             finding.evidence.append(Evidence(place, 0, text))
             found.append(finding)
     return found

@@ -19,15 +19,21 @@ class Turn:
     name: str  # below /, for example proc/sys/fs/file-max
     old: str
     new: str
+    host: str = ""  # as the inventory calls it; empty: this machine
+
+    @property
+    def place(self) -> str:
+        """Which setting of which machine."""
+        return f"{self.host}: /{self.name}" if self.host else f"/{self.name}"
 
     @property
     def title(self) -> str:
         """What will be done, as one line."""
-        return f"/{self.name}: {self.old} → {self.new}"
+        return f"{self.place}: {self.old} → {self.new}"
 
     @property
     def undo(self) -> str:
-        """The command that puts the old value back."""
+        """The command that puts the old value back, on that machine."""
         return f"echo '{self.old}' | sudo tee /{self.name}"
 
 
@@ -80,9 +86,10 @@ TABLE: Mapping[str, tuple[tuple[str, Change], ...]] = {
 }  # fmt: skip
 
 
-def wanted(findings: Iterable[Finding], host: str) -> list[str]:
-    """The rules that fired about this machine and can be repaired here."""
-    fired = {f.rule.id for root in findings for f in _flat(root) if f.host in ("", host)}
+def wanted(findings: Iterable[Finding], whose: Iterable[str]) -> list[str]:
+    """The rules that fired about a machine, known by these names, and can be repaired on it."""
+    names = set(whose)
+    fired = {f.rule.id for root in findings for f in _flat(root) if f.host in names}
     return [rule for rule in TABLE if rule in fired]
 
 

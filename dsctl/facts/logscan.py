@@ -50,10 +50,11 @@ class Scanner:
     """All literals in one automaton (the Aho–Corasick library), used for any number of files."""
 
     def __init__(self, literals: Iterable[str]) -> None:
-        from ahocorasick_rs import BytesAhoCorasick
+        from ahocorasick_rs import BytesAhoCorasick, Implementation
 
         self._words = sorted({word.lower() for word in literals})
-        self._automaton = BytesAhoCorasick([word.encode() for word in self._words])
+        # As a table (DFA) it takes some MB and reads nearly twice as fast as the automaton that is compact.
+        self._automaton = BytesAhoCorasick([word.encode() for word in self._words], implementation=Implementation.DFA)
 
     def positions(self, block: bytes) -> list[tuple[int, int]]:
         """(literal's number, offset of its start) of every hit in `block`, in order."""
@@ -74,7 +75,6 @@ def scan(
     head, tail = b"", b""
     for behind, fresh, ahead in _windows(blocks):
         _look(result, scanner, behind, fresh, ahead)
-        result.lines += fresh.count(b"\n")
         result.bytes += len(fresh)
         if len(head) < 256 * 1024:
             head += fresh[: 256 * 1024 - len(head)]
@@ -97,7 +97,7 @@ def _windows(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
             continue
         fresh, held = held[:cut], held[cut:]
         yield behind, fresh, held
-        behind = (behind + fresh)[-BEHIND:]
+        behind = fresh[-BEHIND:] if len(fresh) >= BEHIND else (behind + fresh)[-BEHIND:]
     if held:
         yield behind, held if held.endswith(b"\n") else held + b"\n", b""
 
@@ -113,8 +113,8 @@ def _hold_back(data: bytes) -> int:
 
 
 def _look(result: Scan, scanner: Scanner, behind: bytes, fresh: bytes, ahead: bytes) -> None:
-    """Adds the hits of one block to `result`."""
-    end, number, counted = -1, result.lines, 0
+    """Adds the hits of one block, and its lines, to `result`."""
+    end, counted = -1, 0
     for literal, start in scanner.positions(fresh):
         if start < end:
             continue
@@ -126,11 +126,12 @@ def _look(result: Scan, scanner: Scanner, behind: bytes, fresh: bytes, ahead: by
         begin = fresh.rfind(b"\n", 0, start) + 1
         end = fresh.find(b"\n", start)
         end = len(fresh) if end < 0 else end
-        number += fresh.count(b"\n", counted, begin)
+        result.lines += fresh.count(b"\n", counted, begin)
         counted = begin
         is_early = seen <= WITH_BEFORE
         parts = (behind, fresh, ahead) if is_early else (b"", fresh, b"")
-        result.hits.append(_hit(result.file, number + 1, parts, (begin, end), is_early=is_early))
+        result.hits.append(_hit(result.file, result.lines + 1, parts, (begin, end), is_early=is_early))
+    result.lines += fresh.count(b"\n", counted)
 
 
 def _hit(file: str, number: int, parts: tuple[bytes, bytes, bytes], span: tuple[int, int], *, is_early: bool) -> Hit:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from dsctl.base.cards import UNSUPPORTED, Card, Cards, Reading
 from dsctl.base.missing import Missing
+from dsctl.facts import links
 
 MOST_XML = 16 << 20
 SCRIPT = r"""
@@ -35,6 +36,7 @@ kernel() {
     $limit journalctl -k -o short-iso --since "@$(($(date +%s) - since))" --no-pager -q
 }
 sizes() { df -P -k / /tmp /var/lib/docker /var/log 2>/dev/null | sed 1d; }
+LINKS
 since=$1
 answer time date +%s.%N
 answer kernel uname -r
@@ -54,10 +56,16 @@ answer cmdline cat /proc/cmdline
 answer bus bus
 answer driver sh -c 'cat /sys/module/nvidia/version'
 answer docker sh -c 'docker version --format "{{.Server.Version}}"'
+answer toolkit sh -c 'v=$(nvidia-ctk --version 2>/dev/null) && echo "$v" | head -n 1'
+answer fabricmanager sh -c 'v=$(nv-fabricmanager --version 2>/dev/null) && echo "$v" | head -n 1'
+answer firmware sh -c 'cat /sys/class/infiniband/*/fw_ver 2>/dev/null | sort -u | tr "\\n" " "'
+answer links links
+answer tcp sh -c 'cat /proc/net/tcp /proc/net/tcp6'
 if command -v nvidia-smi >/dev/null 2>&1; then answer cards $limit nvidia-smi -q -x; fi
 answer log kernel
 echo '@@ end 0'
-"""
+""".replace("LINKS", links.SCRIPT.strip())
+VERSIONS = ("kernel", "driver", "docker", "toolkit", "fabricmanager", "firmware")
 _SLOW = {
     "hw_slowdown": 0x08, "sw_power_cap": 0x04, "sw_thermal_slowdown": 0x20, "hw_thermal_slowdown": 0x40,
     "hw_power_brake_slowdown": 0x80,
@@ -85,7 +93,7 @@ def read(text: str) -> Survey:
         found.missing["survey"] = "the host's answer was cut off"
     _machine(found, said)
     _graphics(found, said)
-    for name in ("kernel", "driver", "docker"):
+    for name in VERSIONS:
         if (answer := _ok(said, name)) and "\n" not in answer:
             found.versions[name] = answer
     found.time = _number(_ok(said, "time"))
@@ -154,8 +162,19 @@ def _machine(found: Survey, said: dict[str, tuple[int, str]]) -> None:
     put(
         "compiler", (answer, "") if (answer := _ok(said, "compiler")) else ("", "none of cc, gcc, clang is on PATH"), ""
     )
+    ports = links.read(_ok(said, "links")) if said.get("links", (1, ""))[0] == 0 else Missing("/sys/class/net")
+    put("links", None if isinstance(ports, Missing) else ports, "/sys/class/net")
+    tables = _ok(said, "tcp") or said.get("tcp", (1, ""))[1]  # tcp6 may be absent: its code is no verdict
+    put("listening", listening(tables) if "local_address" in tables else None, "/proc/net/tcp")
     cores = _number(_ok(said, "cores"))
     put("cores", int(cores) if cores else None, "getconf")
+
+
+def listening(tables: str) -> frozenset[int]:
+    """The TCP ports that something listens on, in the text of /proc/net/tcp and tcp6."""
+    rows = [line.split() for line in tables.splitlines()]
+    ports = [row[1].rpartition(":")[2] for row in rows if len(row) > 3 and row[3] == "0A"]
+    return frozenset(int(port, 16) for port in ports if re.fullmatch(r"[0-9A-Fa-f]{4}", port))
 
 
 def _limit(text: str, unit: int) -> int:

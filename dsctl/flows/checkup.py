@@ -12,7 +12,8 @@ from dsctl.base.cards import UNSUPPORTED, Card, Cards
 from dsctl.base.missing import Missing
 from dsctl.doctor.model import Case
 from dsctl.doctor.serving import number
-from dsctl.reach import cards, ras, vitals
+from dsctl.facts import links, survey
+from dsctl.reach import cards, certificates, ras, vitals
 
 DAY_S = 86400.0
 RAS_PAUSE_S = 10.0
@@ -38,12 +39,15 @@ def look(case: Case, sample_s: float = 0.0, pause: Callable[[float], None] = tim
     case.facts["compiler"] = ("", compiler.reason) if isinstance(compiler, Missing) else (compiler, "")
     case.facts["memlock"] = vitals.limits()["memlock"] if vitals.has_infiniband() else "no RDMA device here"
     _port(case)
+    _links(case)
+    _certificates(case)
     _container(case)
     _graphics(case)
     _bridges(case)
     _twice(case, sample_s, pause)
     _ras(case, pause)
-    case.missing["several hosts"] = "one machine was looked at"
+    for name in ("several hosts", "clocks of hosts", "links of hosts"):
+        case.missing[name] = "one machine was looked at"
     return ["this machine (/proc, limits, disks, environment, cards)"]
 
 
@@ -90,10 +94,30 @@ def _port(case: Case) -> None:
 def _listening() -> frozenset[int] | Missing:
     """The TCP ports that something listens on here."""
     tables = [text for path in ("/proc/net/tcp", "/proc/net/tcp6") if isinstance(text := vitals.file(path), str)]
-    if not tables:
-        return Missing("/proc/net/tcp could not be read")
-    rows = [line.split() for text in tables for line in text.splitlines()[1:]]
-    return frozenset(int(row[1].rpartition(":")[2], 16) for row in rows if len(row) > 3 and row[3] == "0A")
+    return survey.listening("\n".join(tables)) if tables else Missing("/proc/net/tcp could not be read")
+
+
+def _links(case: Case) -> None:
+    text = vitals.ports()
+    found = text if isinstance(text, Missing) else links.read(text)
+    if isinstance(found, Missing):
+        case.missing["links"] = found.reason
+    else:
+        case.facts["links"] = found
+
+
+def _certificates(case: Case) -> None:
+    """The certificates that this machine's TLS ports show, the configured one and the usual ones."""
+    open_here = _listening()
+    if isinstance(open_here, Missing):
+        case.missing["certificates"] = open_here.reason
+        return
+    wanted = {*certificates.USUAL, int(number(case.settings, "port") or 443)} & open_here
+    found = certificates.ask("127.0.0.1", wanted) if wanted else "nothing listens on a port that usually has TLS"
+    if isinstance(found, Missing):
+        case.missing["certificates"] = found.reason
+    else:
+        case.facts["certificates"] = found
 
 
 def _is_container() -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,7 +22,10 @@ from dsctl.flows.hostcheck import Fleet
 from dsctl.flows.logreading import Told
 from dsctl.reach import bundles, logfiles, vitals
 
-DEEP = ("deep.memory", "deep.disk", "deep.kernels", "deep.front")
+DEEP = (
+    "deep.memory", "deep.disk", "deep.front", "deep.gpu", "deep.gloo", "deep.nccl", "deep.kernels", "deep.network",
+)  # fmt: skip
+NOT_DEEP = "this is an active test (--deep)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +95,13 @@ def gathered(wish: Wish, told: Told | None = None) -> Gathered:
     case = context.build(scans)
     if flights:
         case.facts["flight"] = flights
-    for need in DEEP:
-        case.missing[need] = "this is an active test (--deep)"
+    case.missing |= dict.fromkeys(DEEP, NOT_DEEP)
     _configure(case, wish.config)
     looked = [f"{s.file} ({s.lines} lines)" for s in scans] + [f"{f.file} (flight recorder)" for f in flights]
     if not wish.logs:
         case.missing |= dict.fromkeys(context.KINDS, "no log was given (--logs FILE)")
     fleet = fleetlook.look(wish.hosts, since_s) if wish.hosts else Fleet()
-    if wish.live or not (wish.logs or wish.hosts):
+    if is_about_here(wish):
         looked += _look_live(case, scans, since_s, wish.sample_s)
     else:
         _not_live(case, rules)
@@ -113,8 +115,16 @@ def gathered(wish: Wish, told: Told | None = None) -> Gathered:
     for one in fleet.cases.values():
         case.hits += one.hits
         case.sources |= one.sources
-    case.facts |= hostcheck.together(fleet)
+        one.missing = dict.fromkeys(DEEP, NOT_DEEP) | one.missing
+    _add(case, hostcheck.together(fleet))
     return Gathered(case, vitals.host(), looked, passed, unanswered, fleet)
+
+
+def _add(case: Case, facts: Mapping[str, object]) -> None:
+    """Facts that are there are no longer missing."""
+    case.facts |= facts
+    for name in facts:
+        case.missing.pop(name, None)
 
 
 def judged(seen: Gathered, wish: Wish) -> Diagnosis:
@@ -159,12 +169,17 @@ def _unpacked(wish: Wish) -> Gathered:
     return Gathered(case, host, [f"bundle {wish.bundle}", *looked], told[0], told[1], fleet)
 
 
-def require_live(wish: Wish, option: str) -> None:
-    """UsageError where this machine was not looked at: nothing is tested or repaired for somebody else's log."""
-    if wish.bundle or ((wish.logs or wish.hosts) and not wish.live):
+def is_about_here(wish: Wish) -> bool:
+    """True when this machine is looked at."""
+    return wish.live or not (wish.logs or wish.hosts or wish.bundle)
+
+
+def require_machines(wish: Wish, option: str) -> None:
+    """UsageError where no machine was looked at: nothing is tested or repaired for somebody else's log."""
+    if wish.bundle or not (wish.hosts or is_about_here(wish)):
         raise UsageError(
-            f"{option} is about this machine, and only logs were to be looked at",
-            hint=f"dsctl doctor {option}, or add --live",
+            f"{option} is about machines, and only logs were to be looked at",
+            hint=f"dsctl doctor {option}, or add --live or --hosts",
         )
 
 

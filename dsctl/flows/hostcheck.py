@@ -85,4 +85,8 @@ def together(fleet: Fleet) -> Mapping[str, object]:
         facts["several hosts"] = dict(fleet.versions)
     if len(fleet.skews) > 1:
         facts["clocks of hosts"] = dict(fleet.skews)
+    ports = {name: case.facts["links"] for name, case in fleet.cases.items() if "links" in case.facts}
+    told = {name: found for name, found in ports.items() if not isinstance(found, str)}
+    if len(ports) > 1:
+        facts["links of hosts"] = told or "no host has a network port of its own"
     return facts

@@ -84,6 +84,8 @@ def _card(nvml: Any, index: int, handle: Any) -> Card:
         "pstate": get("nvmlDeviceGetPerformanceState"),
         "temperature": get("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
         "slowdown_at": get("nvmlDeviceGetTemperatureThreshold", nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
+        "utilisation": get("nvmlDeviceGetUtilizationRates", pick=lambda rates: int(rates.gpu)),
+        "free": get("nvmlDeviceGetMemoryInfo", pick=lambda memory: int(memory.free)),
         "ecc_corrected": get(
             "nvmlDeviceGetTotalEccErrors", nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED, nvml.NVML_VOLATILE_ECC
         ),

@@ -24,9 +24,14 @@ def read(name: str) -> str | Missing:
         return Missing(f"/{name}: {problem.strerror}")
 
 
+def is_allowed(name: str) -> bool:
+    """True for the settings that may be changed at all."""
+    return name.startswith(ALLOWED) and ".." not in name
+
+
 def write(name: str, value: str) -> None:
     """Sets it. PreflightError where that is not allowed or the kernel refuses."""
-    if not name.startswith(ALLOWED) or ".." in name:
+    if not is_allowed(name):
         raise PreflightError(f"/{name} is not among the settings that may be changed")
     try:
         (ROOT / name).write_text(f"{value}\n", encoding="utf-8")

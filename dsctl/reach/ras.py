@@ -5,9 +5,30 @@ from __future__ import annotations
 import json
 import socket
 import time
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from dsctl.base.missing import Missing
+
+
+class Link(Protocol):
+    """What is needed of a socket; a channel of SSH has it too."""
+
+    def sendall(self, data: bytes, /) -> object:
+        """Sends all of it."""
+        ...
+
+    def recv(self, size: int, /) -> bytes:
+        """What came, empty at the end; TimeoutError when nothing did."""
+        ...
+
+    def settimeout(self, seconds: float, /) -> None:
+        """How long `recv` waits."""
+        ...
+
+    def close(self) -> None:
+        """Ends it."""
+        ...
+
 
 PORT = 28028
 HELLO = b"CLIENT PROTOCOL 2\n"
@@ -25,7 +46,17 @@ def ask(host: str = "127.0.0.1", port: int = PORT, deadline_s: float = 20.0) -> 
         return Missing(f"NCCL's RAS server at {host}:{port}: {problem}")
 
 
-def _talk(link: socket.socket, ends: float) -> dict[str, Any] | Missing:
+def ask_through(link: Link, deadline_s: float = 20.0) -> dict[str, Any] | Missing:
+    """The same over a connection that is open already (a channel of SSH); it is closed."""
+    try:
+        return _talk(link, time.monotonic() + deadline_s)
+    except (OSError, EOFError) as problem:
+        return Missing(f"NCCL's RAS server: {problem}")
+    finally:
+        link.close()
+
+
+def _talk(link: Link, ends: float) -> dict[str, Any] | Missing:
     held = b""
     for words in (HELLO, b"TIMEOUT 5\n", b"SET FORMAT json\n"):
         answer, held = _line(link, words, held, ends)
@@ -51,7 +82,7 @@ def _talk(link: socket.socket, ends: float) -> dict[str, Any] | Missing:
     return Missing(f"NCCL's RAS server sent more than {MOST_BYTES} bytes")
 
 
-def _line(link: socket.socket, words: bytes, held: bytes, ends: float) -> tuple[str | None, bytes]:
+def _line(link: Link, words: bytes, held: bytes, ends: float) -> tuple[str | None, bytes]:
     """(one line of the answer, what came behind it); None when the deadline passed."""
     link.sendall(words)
     while b"\n" not in held and len(held) < MOST_LINE:

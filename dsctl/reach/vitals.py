@@ -6,9 +6,11 @@ import os
 import resource
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 from dsctl.base.missing import Missing
+from dsctl.facts import links
 from dsctl.reach.machine import read
 
 ALLOWED = (
@@ -123,6 +125,22 @@ def acs_is_on(config: bytes) -> bool:
             return bool(config[at + 6] & 0x01)
         at = head >> 20
     return False
+
+
+def ports() -> str | Missing:
+    """What /sys says of this machine's network ports, one line each."""
+    try:
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"{links.SCRIPT}\nlinks"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        return Missing(f"/sys/class/net: {problem}")
+    return Missing("/sys/class/net is not there") if done.returncode else done.stdout
 
 
 def has_infiniband() -> bool:

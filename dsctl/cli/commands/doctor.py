@@ -62,8 +62,12 @@ Sample = Annotated[str, typer.Option("--sample", metavar="10s", help="Look at co
 Out = Annotated[str, typer.Option("--out", metavar="BUNDLE", help="Also write all evidence, redacted, to this tar.gz.")]
 From = Annotated[str, typer.Option("--from", metavar="BUNDLE", help="Judge a bundle that --out wrote elsewhere.")]
 Format = Annotated[str, typer.Option("--format", metavar="text|markdown|json", help="The form of the report.")]
-Deep = Annotated[bool, typer.Option("--deep", help="Also test memory, disk, kernels and the front actively.")]
-Fix = Annotated[bool, typer.Option("--fix", help="Make the listed, reversible repairs of what was found here.")]
+Deep = Annotated[
+    bool,
+    typer.Option("--deep", help="Also test memory, disk, cards, collectives, network, kernels and the front actively."),
+]
+Disruptive = Annotated[bool, typer.Option("--disruptive", help="With --deep: test cards that are in use, too.")]
+Fix = Annotated[bool, typer.Option("--fix", help="Make the listed, reversible repairs of what was found.")]
 Incomplete = Annotated[bool, typer.Option("--allow-incomplete", help="Exit 0 though a probe gave no answer.")]
 
 
@@ -84,6 +88,7 @@ def doctor(
     from_: From = "",
     form: Format = "text",
     deep: Deep = False,
+    disruptive: Disruptive = False,
     fix: Fix = False,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -102,7 +107,7 @@ def doctor(
         since=since, bundle=from_, hosts=hosts, sample_s=apart,
     )  # fmt: skip
     limits = diagnosis.Limits(fail_on, threshold, allow_incomplete, "json" if json else form, out)
-    raise typer.Exit(diagnosis.run(wish, limits, diagnosis.Deeds(deep, fix, yes, dry_run)))
+    raise typer.Exit(diagnosis.run(wish, limits, diagnosis.Deeds(deep, fix, yes, dry_run, disruptive)))
 
 
 @group.command()

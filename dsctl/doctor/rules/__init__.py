@@ -11,6 +11,7 @@ from dsctl.doctor.model import Rule
 def catalogue() -> dict[str, Rule]:
     """All rules by id, in the order of their areas."""
     from dsctl.doctor.rules import (  # fmt: skip
+        active,
         building,
         container,
         driver,
@@ -46,5 +47,6 @@ def catalogue() -> dict[str, Rule]:
         torch,
         building,
         machine,
+        active,
     )
     return {rule.id: rule for area in areas for rule in area.RULES}

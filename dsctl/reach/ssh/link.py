@@ -84,6 +84,13 @@ class Link:
         """A channel to a unix socket on the host (direct-streamlocal); paramiko.ChannelException when sshd refuses."""
         return open_streamlocal(self.transport(), path, deadline_s)
 
+    def tcp(self, target: tuple[str, int], deadline_s: float = 10.0) -> paramiko.Channel:
+        """A channel to a TCP port as the host sees it; LostError when nothing takes it there."""
+        try:
+            return self.transport().open_channel("direct-tcpip", target, ("127.0.0.1", 0), timeout=deadline_s)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost(error, f"port {target[1]}") from error
+
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline_s: float = 60.0, again: bool = False) -> Result:
         """Runs a command to its end.
 

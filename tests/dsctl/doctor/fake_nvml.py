@@ -80,10 +80,17 @@ class FakeLibrary:
         return OK if pages is not None or not number else nvml.NVML_ERROR_INSUFFICIENT_SIZE
 
     def f_nvmlDeviceGetMemoryInfo(self, handle: Any, out: Any) -> int:
-        held = self._of(handle).get("reserved")
-        if held is None:
+        card = self._of(handle)
+        if "reserved" not in card and "free" not in card:
             return nvml.NVML_ERROR_NOT_SUPPORTED
-        out._obj.reserved = held
+        out._obj.reserved, out._obj.free = card.get("reserved", 0), card.get("free", 0)
+        return OK
+
+    def f_nvmlDeviceGetUtilizationRates(self, handle: Any, out: Any) -> int:
+        used = self._of(handle).get("utilisation")
+        if used is None:
+            return nvml.NVML_ERROR_NOT_SUPPORTED
+        out._obj.gpu = used
         return OK
 
     def f_nvmlDeviceGetGpuFabricInfoV(self, handle: Any, out: Any) -> int:

@@ -75,7 +75,7 @@ def test_a_value_that_moved_is_left_alone(machine: Path) -> None:
     turn = Turn("THP-NEVER", THP, "never", "madvise")
     (machine / THP).write_text("[always] madvise never\n")
     with pytest.raises(PreflightError, match="no longer never"):
-        remedy.apply([turn], Terminal(agreed=True))
+        remedy.apply([turn], {"": remedy.Here()}, Terminal(agreed=True))
     assert (machine / THP).read_text() == "[always] madvise never\n"
 
 
@@ -107,11 +107,13 @@ def test_remedies_raise_and_never_lower() -> None:
 
 def _deep(monkeypatch: pytest.MonkeyPatch, **found: Any) -> tuple[Case, list[str], list[tuple[str, str]]]:
     def give(value: Any) -> Callable[..., Any]:
-        return lambda *_: value
+        return lambda *_, **__: value
 
     monkeypatch.setattr(probes, "memory_copy", give(found.get("memory", 9e9)))
     monkeypatch.setattr(probes, "disk_write", give(found.get("disk", 900e6)))
     monkeypatch.setattr(probes, "kernels", give(found.get("kernels", (0, "agrees"))))
+    monkeypatch.setattr(probes, "collectives", give(found.get("gloo", (0, "2 ranks agree"))))
+    monkeypatch.setattr(vitals, "pci_cards", list)
     monkeypatch.setattr(deepcheck, "_front", give(found.get("front", [True, "200"])))
     case = Case()
     return case, *deepcheck.run(case, Terminal(is_quiet=True))
@@ -124,6 +126,7 @@ def _deep(monkeypatch: pytest.MonkeyPatch, **found: Any) -> tuple[Case, list[str
         ({"memory": 0.4e9}, "DEEP-MEMORY"),
         ({"disk": 12e6}, "DEEP-DISK"),
         ({"kernels": (1, "int8, 3 rows: 0.2 away")}, "DEEP-KERNELS"),
+        ({"gloo": (1, "over Gloo: rank 1 did not get further in time after 'joined'")}, "DEEP-GLOO"),
         ({"front": [False, "503 from the front"]}, "DEEP-FRONT"),
     ],
 )
@@ -131,7 +134,7 @@ def test_deep_results_are_judged(found: dict[str, Any], rule: str, monkeypatch: 
     """Each bad result fires its rule and only that; what was measured is told."""
     case, told, mute = _deep(monkeypatch, **found)
     assert [f.rule.id for f in live.findings(case, "h")] == ([rule] if rule else [])
-    assert (len(told), mute) == (4, [])
+    assert (len(told), mute) == (7, [])
 
 
 def test_a_deep_test_without_answer_is_not_clear(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +151,8 @@ def test_without_deep_nothing_is_measured(tmp_path: Path, capsys: pytest.Capture
     run(["doctor", "--logs", str(tmp_path / "a.log"), "--json"])
     why = {v["rule"]: v["why"] for v in json.loads(capsys.readouterr().out)["not_checked"]}
     assert {name for name in why if name.startswith("DEEP-") and "--deep" in why[name]} == {
-        "DEEP-MEMORY", "DEEP-DISK", "DEEP-KERNELS", "DEEP-FRONT",
+        "DEEP-MEMORY", "DEEP-DISK", "DEEP-KERNELS", "DEEP-FRONT", "DEEP-GPU-MEMORY", "DEEP-GLOO", "DEEP-NCCL",
+        "DEEP-NETWORK",
     }  # fmt: skip
 
 

@@ -66,6 +66,8 @@ def answer(**changed: tuple[int, str]) -> str:
         "memlock": (0, "unlimited"), "infiniband": (0, ""), "compiler": (0, "/usr/bin/cc"), "cmdline": (0, "quiet"),
         "shm": (0, "Filesystem\ntmpfs 33554432 0 33554432 0% /dev/shm"),
         "disks": (0, "/dev/sda1 100000000 1000 90000000 1% /"), "bus": (0, "0000:1b:00.0\n0000:1c:00.0"),
+        "links": (0, "infiniband|mlx5_0/1|4: ACTIVE|400 Gb/sec (4X NDR)||\nethernet|eth0|up|25000|full|"),
+        "tcp": (1, "  sl  local_address rem_address st\n 0: 00000000:0016 00000000:0000 0A 0"),
         "driver": (0, "570.124.06"), "docker": (0, "28.3.1"), "cards": (0, xml({}, {})),
         "log": (0, "[    1.000000] Linux version 6.8.0"), "end": (0, ""),
     }  # fmt: skip
@@ -119,6 +121,8 @@ def test_healthy_hosts_have_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"disks": (0, "/dev/sda1 100000000 99500000 500000 99% /")}, "DISK-FILLING"),
         ({"log": (0, "[ 9.1] NVRM: Xid (PCI:0000:1b:00): 79, pid=1, GPU has fallen off the bus.")}, "XID-79"),
         ({"driver": (0, "550.90.07")}, "CLUSTER-DRIFT"),
+        ({"links": (0, "infiniband|mlx5_0/1|1: DOWN|10 Gb/sec (4X SDR)||")}, "LINK-DIFFERS"),
+        ({"links": (0, "infiniband|mlx5_0/1|2: INIT|400 Gb/sec (4X NDR)||")}, "LINK-STATE"),
         ({"time": (0, f"{time.time() - 3600:.3f}")}, "CLOCK-OFFSET"),
     ],
 )
