@@ -16,15 +16,15 @@ BLOCK_LINES = 20_000
 OOM = (
     "ERROR 10-05 {clock} [core.py:387] torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 764.00 MiB. GPU 3"
     " has a total capacity of 79.10 GiB of which 442.88 MiB is free. Including non-PyTorch memory, this process has"
-    " 78.60 GiB memory in use. Of the allocated memory 77.40 GiB is allocated by PyTorch, and 203.24 MiB is reserved by PyTorch"
-    " but unallocated.\n"
+    " 78.60 GiB memory in use. Of the allocated memory 77.40 GiB is allocated by PyTorch, and 203.24 MiB is reserved"
+    " by PyTorch but unallocated.\n"
 )
 # What a busy server writes, and how often: access lines, statistics, scheduling, chatter of libraries, warnings.
 KINDS = (
     (40, 'INFO:     10.2.{a}.{b}:{port} - "POST /v1/chat/completions HTTP/1.1" 200 OK\n'),
     (20, "INFO 10-05 {clock} [loggers.py:116] Engine 000: Avg prompt throughput: {a}1.4 tokens/s, Avg generation "
-         "throughput: {b}7.9 tokens/s, Running: {a} reqs, Waiting: 0 reqs, GPU KV cache usage: {b}.1%, Prefix cache hit "
-         "rate: 4{a}.7%\n"),
+         "throughput: {b}7.9 tokens/s, Running: {a} reqs, Waiting: 0 reqs, GPU KV cache usage: {b}.1%, Prefix cache "
+         "hit rate: 4{a}.7%\n"),
     (12, "[2026-10-05 {clock} TP{rank}] Decode batch. #running-req: {a}, #token: {port}, token usage: 0.{b}, gen "
          "throughput (token/s): {a}2.31, #queue-req: 0\n"),
     (8, "INFO 10-05 {clock} [async_llm.py:261] Added request chatcmpl-{port}{a}{b}f0.\n"),
