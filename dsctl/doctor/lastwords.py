@@ -19,7 +19,7 @@ _LEVEL = re.compile(
     r"^(?:\[[^\]\n]{8,40}\] )?(?:(?:ERROR|CRITICAL|WARNING|INFO):? +)?(?:\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? )?"
     r"(?:\[[\w./]+:\d+\]|[\w./]+:\d+\]) ?"
 )
-_EXCEPTION = re.compile(r"^(?P<type>(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit|Failure|Timeout)): ?(?P<words>.*)$")
+_EXCEPTION = re.compile(r"^(?P<type>(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit|Failure|Timeout))(?:: ?(?P<words>.*))?$")
 _FRAME = re.compile(r'File "(?P<path>[^"\n]+)", line (?P<line>\d+), in (?P<name>[\w<>.]+)')
 _INNER = re.compile(r"[Ww]orker failed with error '(?P<words>.{3,400}?)'(?:,|$)")
 _WRAPPER = re.compile(
@@ -36,8 +36,12 @@ _OTHERS = tuple(  # what programs that are not Python say when they end
         ("fatal error", r"^(?:[\w./-]{1,60}: )?(?:FATAL|[Ff]atal(?: error)?):? +(?P<words>(?!Python).{3,300})$"),
     )
 )  # fmt: skip
+_LOGGED = re.compile(r"\b(?:ERROR|CRITICAL)\b")
 _LOG_LINE = re.compile(r"\b(?:INFO|DEBUG)\b")
 _OTHER = "Search for the message in the engine's issues for exactly this version; update to its newest patch release; leave out the option or feature that the traceback passes through."
+_DIVIDES = re.compile(
+    r"(?:self\.|\b)(?P<a>[\w.]+) ?% ?(?:self\.)?(?P<b>[\w.]+)(?:\(\))? == 0|(?P<a2>\w+) (?:must|should) be divisible by (?P<b2>\w+)"
+)
 _ADVICE: tuple[tuple[str, str], ...] = (
     (r"Docker's error", "The quoted words are Docker's own: check the image, path, device, port or runtime they name on that host (`docker info`, `journalctl -u docker -n 50`), then start the container again."),
     (r"Kubernetes event", "`kubectl describe pod` and `kubectl get events` on that pod: correct what the quoted words name (image, secret, volume, node), then delete the pod so that it is made anew."),
@@ -135,15 +139,27 @@ def _crashes(first: int, lines: list[Spoken]) -> Iterator[Crash]:
                 _package(frames["path"]),
             )
         elif (match := _EXCEPTION.match(text)) and (
-            at - trace <= 40 or _INNER.search(text) or (at >= len(lines) - 3 and text == said.text)
+            at - trace <= 40
+            or _INNER.search(text)
+            or (match["words"] and at >= len(lines) - 3 and text == said.text)
+            or (match["words"] and text != said.text and _LOGGED.search(said.text[:80]))
         ):
             inner = _INNER.search(text)
             if inner is None and _WRAPPER.search(text):
                 continue
-            words = inner["words"] if inner else match["words"]
+            words = inner["words"] if inner else match["words"] or _asserted(lines[max(0, at - 3) : at])
             if not words.strip() or words.rstrip().endswith(("ModelConfig", "EngineArgs", "Config", "ServerArgs")):
                 words = f"{words} {lines[at + 1].text.strip() if at + 1 < len(lines) else ''}".strip()
             yield Crash(first + at, said, match["type"].rsplit(".", 1)[-1], words[:400], frame, package)
+
+
+def _asserted(lines: list[Spoken]) -> str:
+    """The source line of an exception that says nothing itself: what was asserted or raised."""
+    for said in reversed(lines):
+        text = _LEVEL.sub("", said.text, count=1).strip()
+        if text and not set(text) <= set("^~ ") and not _FRAME.search(text):
+            return text
+    return ""
 
 
 def _other(number: int, said: Spoken, text: str) -> Crash | None:
@@ -159,8 +175,14 @@ def _package(path: str) -> str:
     return found["name"] if found else path.rsplit("/", 1)[-1]
 
 
-def advice(type_: str) -> str:
-    """What to try for an exception of that type."""
+def advice(type_: str, words: str = "") -> str:
+    """What to try for an exception of that type with these words."""
+    if found := _DIVIDES.search(words):
+        return (
+            f"{found['a'] or found['a2']} must be a whole multiple of {found['b'] or found['b2']}: choose the sizes so that they divide each other. tp_size: --tp / --tensor-parallel-size; "
+            "dp_size: --dp / --data-parallel-size (SGLang with --enable-dp-attention: it divides --tp); ep_size or experts: --ep / --enable-expert-parallel (256 routed "
+            "experts of V3/R1 and 64 of V2-Lite divide by powers of two; redundant experts count); page_size and chunked prefill: powers of two."
+        )
     return next((text for pattern, text in _ADVICE if re.fullmatch(pattern, type_)), _OTHER)
 
 
@@ -171,7 +193,7 @@ def _finding(source: LogSource, crash: Crash, how: str) -> Finding:
     rank = next((r for r in (said.rank, source.rank) if r is not None), None)
     finding = Finding(
         rule, f"{how} {crash.type}: {crash.words[:120]}", f"{crash.type}: «{crash.words}»{where}. It is the first error of the crash; what follows are its effects.",
-        advice(crash.type), rule.verify, rule.severity, said.host or source.host, ranks=(rank,) if rank is not None else (),
+        advice(crash.type, crash.words), rule.verify, rule.severity, said.host or source.host, ranks=(rank,) if rank is not None else (),
         evidence=[Evidence(source.name, crash.number, said.shown.strip()[:600])],
     )  # fmt: skip
     finding.first = finding.last = said.stamp

@@ -259,7 +259,7 @@ def sglang_start(match: Match, case: Case) -> Words | None:
     if before and after is not None:
         shown = True
         cause += f" The weights take {gib(before - after)} of {gib(before)}."
-        wanted = solver.ceil_to(1 - (after - cache * 1.02) / before, 0.01)
+        wanted = max(USUAL_STATIC, solver.ceil_to(1 - (after - cache * 1.02) / before, 0.01))
         if wanted <= MOST_STATIC and (now is None or wanted > now):
             options.append(
                 Option(
@@ -279,12 +279,15 @@ def sglang_start(match: Match, case: Case) -> Words | None:
                 "in steps of 0.05, at most 0.95",
             )
         )
-    options.append(solver.wider({**case.settings}, facts.model, before or facts.total, 0.88, int(context)))
+    lead = "RAISE the pool (do not lower it), best first:\n"
+    if shown and not options:
+        cause += " Even 0.95 of this card is too little."
+        lead = "No value of --mem-fraction-static is enough; spread the weights:\n"
+    if not options:
+        options.append(solver.wider({**case.settings}, facts.model, before or facts.total, 0.88, int(context)))
     ranked = solver.rank(options)
     if ranked:
-        return Words(
-            cause=cause, fix="RAISE the pool (do not lower it), best first:\n" + solver.listing(ranked), options=ranked
-        )
+        return Words(cause=cause, fix=lead + solver.listing(ranked), options=ranked)
     if shown:
         return Words(
             cause=cause,
@@ -297,6 +300,7 @@ def sglang_start(match: Match, case: Case) -> Words | None:
 
 
 MOST_STATIC = 0.95
+USUAL_STATIC = 0.85  # leaves the activations of the default chunks their room on cards of 40 GB and more
 
 
 def sglang_capture(match: Match, case: Case) -> Words | None:

@@ -295,7 +295,7 @@ def _neighbour(oom: Oom, facts: Known, case: Case) -> Words:
         flag
         and room >= 0.2
         and (now is None or room < now)
-        and (facts.weights is None or room * total > facts.weights + 2)
+        and room * total > max((facts.weights or 0.0) + 2, ((oom.own or 0) + oom.requested) / GIB * 1.1)
     ):
         options = (
             Option(
@@ -307,8 +307,9 @@ def _neighbour(oom: Oom, facts: Known, case: Case) -> Words:
             ),
         )
         fix += "\n" + solver.sentence(options[0], 2)
-    elif flag and facts.weights is not None:
-        fix += f"\nRunning beside it is infeasible: {gib(total - others)} do not hold the weights ({gib(facts.weights)}) and a cache."
+    elif flag:
+        need = f"the weights ({gib(facts.weights)}) and a cache" if facts.weights else "what this process needs"
+        fix += f"\nRunning beside it is infeasible: {gib(total - others)} do not hold {need}."
     return Words(rule="OOM-OTHER-PROC", cause=cause, fix=fix, gpu=str(oom.gpu), options=options)
 
 

@@ -144,7 +144,9 @@ def stage(before: Sequence[str], window: str) -> str:
     for name, words in STAGES:
         if any(word in line for line in trace for word in words):
             return name
-    return "capture" if "CUDA graph" in window and "capture" in window else ""
+    if "CUDA graph" in window and "capture" in window:
+        return "capture"
+    return "train" if any(word in window for word in (".backward(", "optimizer.step(", "training_step")) else ""
 
 
 def _traceback(before: Sequence[str]) -> list[str]:

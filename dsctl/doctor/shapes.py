@@ -139,7 +139,7 @@ def _blocks(shape: Shape) -> tuple[tuple[int, ...], int]:
     if not isinstance(block, list) or not block or not isinstance(block[0], int) or block[0] < 1:
         return (), 1
     widths = (_int(shape, "intermediate_size"), _int(shape, "moe_intermediate_size"))
-    return tuple(width for width in widths if width), cast("int", block[0])
+    return tuple(width for width in widths if width), block[0]
 
 
 def _attention(shape: Shape, hidden: int) -> int:
