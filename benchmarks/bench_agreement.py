@@ -70,18 +70,23 @@ def measured(
 ) -> dict[str, tuple[Seen, float, int]]:
     """Of each client: all long runs together, and the CPU and tokens of the long runs beyond the short ones."""
     is_oracle = options.target == "oracle"
-    long, short = options.streams * (6 if is_oracle else 4), options.streams
-    draw = random.Random(1)
-    write_prompts(
-        folder / "prompts.jsonl", [draw.randint(*(LENGTHS if is_oracle else REAL_LENGTHS)) for _ in range(long)]
-    )
+    long, short = options.streams * (6 if is_oracle else 8), options.streams
+    draw, between = random.Random(1), LENGTHS if is_oracle else REAL_LENGTHS
+    lengths = [draw.randint(*between) for _ in range(long)]
     found = {client.name: (Seen(), 0.0, 0) for client in wanted}
+
+    def once(client: Client, count: int, name: str) -> Seen:
+        """A run with prompts of its own, or the server's prefix cache would answer whoever comes later."""
+        prompts = folder / f"{name}.jsonl"
+        write_prompts(prompts, lengths[:count], name)
+        return client.run(Task(*server, prompts, options.streams, count), folder / name)
+
+    if not is_oracle:
+        once(wanted[0], short, "warm-up")
     for number in range(options.rounds):
         for client in wanted if number % 2 == 0 else reversed(wanted):
-            base = Task(*server, folder / "prompts.jsonl", options.streams, short)
-            whole = Task(*server, folder / "prompts.jsonl", options.streams, long)
-            less = client.run(base, folder / f"{client.name}-{number}-short")
-            more = client.run(whole, folder / f"{client.name}-{number}-long")
+            name = f"{client.name.replace(' ', '-')}-{number}"
+            less, more = once(client, short, f"{name}-short"), once(client, long, f"{name}-long")
             seen, cpu_s, tokens = found[client.name]
             seen.add(more)
             found[client.name] = (seen, cpu_s + more.cpu_s - less.cpu_s, tokens + more.tokens - less.tokens)

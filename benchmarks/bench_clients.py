@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,14 @@ def _wait(child: subprocess.Popen[bytes]) -> tuple[int, float]:
         time.sleep(0.1)
 
 
-def write_prompts(path: Path, tokens: Sequence[int]) -> None:
-    """As many different short prompts as there are lengths of answers."""
+def write_prompts(path: Path, tokens: Sequence[int], salt: str = "") -> None:
+    """As many different short prompts as there are lengths of answers; another salt makes others."""
     rows = [
-        {"prompt": f"{number:06d} " + "word " * 30, "output_tokens": count, "output_tokens_count": count}
+        {
+            "prompt": f"{sha256(f'{salt}{number}'.encode()).hexdigest()[:12]} " + "word " * 30,
+            "output_tokens": count,
+            "output_tokens_count": count,
+        }
         for number, count in enumerate(tokens)
     ]
     path.write_text("\n".join(json.dumps(row) for row in rows))

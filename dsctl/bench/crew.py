@@ -60,7 +60,7 @@ class Crew:
         master: list[str] = []
         self._master: subprocess.Popen[bytes] | None = None
         if workers > 1:
-            port = str(_free_port())
+            port = str(free_port())
             self._master, _ = self._start("master", ["dsctl.bench.master", *common, "--port", port])
             master = ["--master-port", port]
         self.members = [self._member(number, [*common, *master]) for number in range(workers)]
@@ -165,7 +165,7 @@ class Crew:
                 log.unlink()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that nobody uses now."""
     for port in random.SystemRandom().sample(PORTS, 200):
         with socket.socket() as probe, contextlib.suppress(OSError):

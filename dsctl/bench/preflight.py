@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from httpx import Client
 
 LOOK_S = 10.0
-SHORT, LONG = 40, 140  # words of the two prompts whose difference is the cost of a word
+TINY, SHORT, LONG = 10, 40, 140  # words of prompts; the difference of two is the cost of a word
 OPTIONAL = ("takes_ignore_eos", "takes_usage", "takes_priority")  # given up one after the other
 
 
@@ -67,13 +67,17 @@ class Look:
         if not wish.priority:
             target = msgspec.structs.replace(target, takes_priority=False)
         target, short = self._accepted(target)
-        long = self._ask(target, LONG)
-        counted = short.usage.prompt_tokens if short.usage else None
-        more = long[1].usage.prompt_tokens if long[0] == 200 and long[1].usage else None
-        if counted and more and more > counted:
-            a_word = (more - counted) / (LONG - SHORT)
-            around = max(0.0, counted - a_word * SHORT)
-            target = msgspec.structs.replace(target, tokens_per_word=round(a_word, 4), tokens_around=round(around, 2))
+        counts = {SHORT: short.usage.prompt_tokens if short.usage else None}
+        for words in (LONG, TINY):  # a server with little room for each request refuses the long one
+            status, answer, _ = self._ask(target, words)
+            counts[words] = answer.usage.prompt_tokens if status == 200 and answer.usage else None
+            less, more = counts[min(words, SHORT)], counts[max(words, SHORT)]
+            if less and more and more > less:
+                a_word = (more - less) / abs(words - SHORT)
+                around = max(0.0, less - a_word * min(words, SHORT))
+                told = {"tokens_per_word": round(a_word, 4), "tokens_around": round(around, 2)}
+                target = msgspec.structs.replace(target, **told)
+                break
         return msgspec.structs.replace(target, sends_done=short.done)
 
     def life(self) -> list[str]:

@@ -31,6 +31,7 @@ def _arguments() -> argparse.Namespace:
         "--ttft-ms", type=_times, default=(50.0,), help="with --exact several: max_tokens mod their number says which"
     )
     parser.add_argument("--itl-ms", type=float, default=20.0, help="0: all tokens at once")
+    parser.add_argument("--max-num-seqs", type=int, default=4096, help="a step takes the oldest so many sequences")
     parser.add_argument(
         "--exact", action="store_true", help="every sequence has a schedule of its own, no shared steps"
     )
@@ -45,6 +46,7 @@ def _arguments() -> argparse.Namespace:
 async def _serve(options: argparse.Namespace) -> int:
     if options.exact:
         be_prompt()  # its schedule is a measure
+    firsts: tuple[float, ...] = options.ttft_ms
     settings = OracleSettings(
         name=options.name,
         model=options.model,
@@ -52,7 +54,7 @@ async def _serve(options: argparse.Namespace) -> int:
         exact=not options.inexact,
         token=options.token_file.read_text().strip() if options.token_file else None,
         ledger=options.ledger,
-        pace=Pace(options.ttft_ms[0], options.itl_ms, is_exact=options.exact, firsts_ms=options.ttft_ms),
+        pace=Pace(firsts[0], options.itl_ms, options.max_num_seqs, is_exact=options.exact, firsts_ms=firsts),
         refuses=frozenset(options.refuse_fields.split(",")) - {""},
     )
     server = OracleServer(settings, [parse_fault(text) for text in options.fault])

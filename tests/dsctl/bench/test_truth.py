@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 from dsctl.bench import locustfile_path, records, run
+from dsctl.bench.crew import free_port
 from dsctl.bench.mock import Mock, serving
 from dsctl.bench.progress import Nobody
 from dsctl.bench.records import Record
 from dsctl.bench.selfcheck import quantile
 from dsctl.bench.wish import Wish
-from tests.dsctl.bench.scripted import ROOT
+from tests.dsctl.bench.scripted import ROOT, eventually
+from tests.dsctl.bench.test_run import running
 
 pytestmark = pytest.mark.long
 ATTEMPTS = 2
@@ -99,3 +104,25 @@ def test_the_locustfile_stands_alone(tmp_path: Path) -> None:
     assert sum(row.status == "ok" for row in rows) >= 3
     assert {row.status for row in rows} <= {"ok", "censored"}
     assert "TPOT" in done.stdout + done.stderr
+
+
+def test_the_page_is_for_this_machine_only(tmp_path: Path) -> None:
+    """`dsctl bench ui` listens on the loopback alone; users started on its page leave exact rows."""
+    port = free_port()
+    with serving(20, 5) as server, running(tmp_path, "ui", "--url", server.url, "--port", str(port)) as process:
+        page = f"http://127.0.0.1:{port}"
+        eventually("the page", lambda: _answers(page))
+        listening = {one.laddr.ip for one in psutil.Process(process.pid).net_connections() if one.status == "LISTEN"}
+        assert listening == {"127.0.0.1"}
+        assert httpx.post(f"{page}/swarm", data={"user_count": "3", "spawn_rate": "3"}).status_code == 200
+        eventually("rows", lambda: any(path.stat().st_size for path in tmp_path.rglob("rows-*.jsonl")))
+        assert httpx.get(f"{page}/stop").status_code == 200
+        eventually("the run's file", lambda: list(tmp_path.rglob(records.ROWS)))
+    (file,) = tmp_path.rglob(records.ROWS)
+    assert {row.status for row in records.read(file)} <= {"ok", "censored"}
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(url).status_code == 200
+    return False
