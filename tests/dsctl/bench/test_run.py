@@ -136,7 +136,7 @@ def test_a_frozen_server_is_in_the_headline(tmp_path: Path) -> None:
             "--osl", "2", "--out", "run",
         ) as process,
     ):  # fmt: skip
-        eventually("load", lambda: "measuring" in (tmp_path / "err").read_text())
+        eventually("load", lambda: server.lateness().count > 20)  # more tokens than the first look asked for
         httpx.post(f"{server.url}/-/fault", content="hang")
         time.sleep(3)
         httpx.post(f"{server.url}/-/fault", content="")
