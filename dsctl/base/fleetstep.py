@@ -126,6 +126,33 @@ class Soak:
 
 
 @dataclass(frozen=True, slots=True)
+class Compare:
+    """The gated replica answers golden prompts token for token as one of the others whose numerics are the same."""
+
+    replica: str
+    others: tuple[str, ...]
+    port: int
+    is_tls: bool
+    model: str
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """Watches a replica with a share of the traffic: no death, no more errors, no later first token than the others."""
+
+    fronts: tuple[str, ...]
+    replica: str
+    others: tuple[str, ...]  # copies of the release before
+    seconds: float  # at least so long
+    wanted: int  # answers of each side
+    ttft_ratio: float  # how many times longer the first token may take
+    port: int
+    is_tls: bool
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Waits until no front host has anything in flight on the replica, at most `timeout_s`."""
 
@@ -179,8 +206,8 @@ class ForgetProject:
 
 FleetAction = (
     MakeHome | ShareSecrets | PutSecret | PutFile | FetchImage | PullImage | BuildImage | RunContainer | EndContainer
-    | EditTable | AwaitReady | Gate | Soak | Drain | ReloadFront | Record | Mark | DropRelease | DropImage
-    | ForgetProject
+    | EditTable | AwaitReady | Gate | Soak | Compare | Canary | Drain | ReloadFront | Record | Mark | DropRelease
+    | DropImage | ForgetProject
 )  # fmt: skip
 
 

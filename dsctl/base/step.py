@@ -18,6 +18,7 @@ class Row:
     spec_hash: str
     state: RowState
     weight: int = 1
+    share: float = 0.0  # of all requests, the part that begins here while it is a canary; 0: what its load allows
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from dsctl.base.exits import Exit
 from dsctl.cli import show
 from dsctl.cli.commands import (
     bench,
+    canary,
     chat,
     config,
     cordon,
@@ -43,7 +44,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     serve.serve, chat.chat, gateway.gateway, quantize.quantize,
 )  # fmt: skip
 GROUPS: tuple[typer.Typer, ...] = (
-    doctor.group, bench.group, render.group, keys.group, hosts.group, lock.group, config.group,
+    doctor.group, canary.group, bench.group, render.group, keys.group, hosts.group, lock.group, config.group,
 )  # fmt: skip
 PASSING = {"allow_extra_args": True, "ignore_unknown_options": True}  # what serve does not know is the engine's
 

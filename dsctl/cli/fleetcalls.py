@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from dsctl.base.errors import UsageError
 from dsctl.cli import fleetshow, show
 
 if TYPE_CHECKING:
+    from dsctl.config.schema import Scalar
     from dsctl.flows.fleet import Fleet
+
+    Overrides = dict[str, Scalar]
 
 
 def is_fleet(config: Path | None, hosts: str) -> bool:
@@ -20,12 +24,27 @@ def is_fleet(config: Path | None, hosts: str) -> bool:
     return names_hosts(config, hosts)
 
 
-def opened(config: Path | None, hosts: str, *, mock: bool = False, skips: bool = False) -> Fleet:
+def opened(
+    config: Path | None, hosts: str, *, mock: bool = False, skips: bool = False, overrides: Overrides | None = None
+) -> Fleet:  # fmt: skip
     """The fleet."""
     from dsctl.flows.fleet import open_fleet
 
-    overrides = {"engine.kind": "oracle"} if mock else None
+    overrides = {**({"engine.kind": "oracle"} if mock else {}), **(overrides or {})}
     return open_fleet(config, overrides, hosts=hosts, skips_unreachable=skips)
+
+
+def canary_overrides(share: str, *, holds: bool) -> Overrides:
+    """`--canary 10%` and `--canary-hold` as settings; UsageError for what is no percentage."""
+    if not share:
+        return {"rollout.canary_hold": True} if holds else {}
+    try:
+        percent = float(share.removesuffix("%"))
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 50:
+        raise UsageError(f"--canary {share}: a percentage from 0 to 50", hint="--canary 10%")
+    return {"rollout.canary": percent, **({"rollout.canary_hold": True} if holds else {})}
 
 
 def plan(fleet: Fleet, *, json: bool) -> None:
@@ -60,6 +79,17 @@ def rollback(fleet: Fleet, release: int | None, voice: show.Terminal, *, is_dry:
     if is_dry:
         raise typer.Exit(fleetshow.plan(fleetverbs.plan_rollback(fleet, observe(fleet), release), json=json))
     fleetshow.done(fleetverbs.rollback(fleet, release, voice), json=json)
+
+
+def canary(fleet: Fleet, voice: show.Terminal, *, is_promoted: bool, is_dry: bool, json: bool) -> None:
+    """canary promote, canary abort."""
+    from dsctl.flows import fleetcanary, fleetverbs
+    from dsctl.flows.fleet import observe
+
+    if is_dry:
+        planner = fleetcanary.plan_promote if is_promoted else fleetcanary.plan_abort
+        raise typer.Exit(fleetshow.plan(planner(fleet, observe(fleet)), json=json))
+    fleetshow.done(fleetverbs.decide_canary(fleet, voice, is_promoted=is_promoted), json=json)
 
 
 def status(fleet: Fleet, *, json: bool) -> None:

@@ -18,4 +18,9 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also details.")]
 Timeout = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0, help="Give up after this; 0: never.")]
 Mock = Annotated[bool, typer.Option("--mock", help="Serve with the stand-in engine instead of a model.")]
 Hosts = Annotated[str, typer.Option("--hosts", metavar="PATTERN", help="Hosts, groups, patterns; default: dsctl.yaml.")]
+Canary = Annotated[
+    str,
+    typer.Option("--canary", metavar="PERCENT", help="Let the first new copy prove itself on that part of requests."),
+]
+CanaryHold = Annotated[bool, typer.Option("--canary-hold", help="Then stop, until `canary promote` or `abort`.")]
 Unreachable = Annotated[bool, typer.Option("--skip-unreachable", help="Leave hosts that do not answer as they are.")]

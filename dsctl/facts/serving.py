@@ -62,7 +62,14 @@ def parse_table(text: str) -> Table | Missing:
     try:
         told = cast("dict[str, Any]", json.loads(text))
         rows = tuple(
-            Row(str(r["name"]), str(r["url"]), str(r["spec_hash"]), r["state"], int(r["weight"]))
+            Row(
+                str(r["name"]),
+                str(r["url"]),
+                str(r["spec_hash"]),
+                r["state"],
+                int(r["weight"]),
+                float(r.get("share", 0)),
+            )
             for r in told["replicas"]
         )
         return Table(int(told["generation"]), rows)

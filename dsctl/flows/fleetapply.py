@@ -62,7 +62,7 @@ def sentence(step: FleetStep) -> str:
 
 
 def retreat(done: Sequence[FleetStep]) -> list[FleetStep]:
-    """Copies that were started and never took traffic leave the table and end; their containers stay for their logs."""
+    """Copies that were started and took no traffic, or a canary's share, leave the table and end; their logs stay."""
     pending: dict[str, FleetStep] = {}
     fronts: tuple[str, ...] = ()
     for step in done:
@@ -72,7 +72,7 @@ def retreat(done: Sequence[FleetStep]) -> list[FleetStep]:
         elif isinstance(action, EditTable):
             fronts = action.fronts
             for row in action.rows:
-                if row.state == "active":
+                if row.state == "active" and not row.share:
                     pending.pop(row.name, None)
     if not pending:
         return []

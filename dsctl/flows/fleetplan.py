@@ -100,7 +100,8 @@ def _plan(fleet: Fleet, seen: Seen, replicas: int) -> Planned:
 
 def _records(fleet: Fleet, seen: Seen, wish: FleetWish) -> tuple[int, str, str, str]:
     """The release's number and its record as pending (empty: it is recorded), good and bad."""
-    told = {key: value for key, value in fleet.settings.values.items() if key != "replicas"}
+    passing = ("replicas", "rollout.canary")  # how many, and how it gets there, say nothing about what serves
+    told = {key: value for key, value in fleet.settings.values.items() if not key.startswith(passing)}
     told |= {"fleet.hosts": ",".join(fleet.hosts), "fleet.fronts": ",".join(fleet.fronts)}
 
     def text(number: int, outcome: str) -> str:

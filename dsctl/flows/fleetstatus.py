@@ -28,6 +28,7 @@ class CopyStatus:
     release: int
     gpus: list[str]
     restarts: int
+    share: float = 0.0  # of all requests, while it is a canary
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ def _copy(each: Found, seen: Seen) -> CopyStatus:
         state = row.state
     if state == "ready" and isinstance(row, Missing):
         state = "gated"
-    return CopyStatus(each.name, each.host, state, each.url, each.release, list(each.gpus), each.container.restarts)
+    return CopyStatus(each.name, each.host, state, each.url, each.release, list(each.gpus), each.container.restarts,
+                      row.share if isinstance(row, Row) else 0.0)  # fmt: skip
 
 
 def _front(host: str, seen: Seen) -> dict[str, str]:
@@ -101,7 +103,14 @@ def _troubles(
                 found.append(f"{role} on {front['host']} is not well: {front[role]}")
     last, good = seen.last(), seen.last("good")
     if isinstance(last, Release) and last.outcome == "pending":
-        found.append(f"release {last.number} was begun and not finished: dsctl deploy goes on")
+        canary = next((each for each in copies if each.share), None)
+        if canary is None:
+            found.append(f"release {last.number} was begun and not finished: dsctl deploy goes on")
+        else:
+            stands = (
+                f"{canary.name} is the canary of release {last.number} with {100 * canary.share:g} % of the requests"
+            )
+            found.append(f"{stands}: dsctl canary promote, or abort")
     if isinstance(good, Release) and len(copies) < good.replicas:
         found.append(f"{len(copies)} of {good.replicas} copies are there: dsctl deploy repairs this")
     return found

@@ -13,6 +13,7 @@ from dsctl.base.voice import Voice
 from dsctl.facts.host import Docker, HostFacts
 from dsctl.flows.fleet import Fleet, check_hold, check_reached, observe
 from dsctl.flows.fleetapply import apply_fleet
+from dsctl.flows.fleetcanary import check_none, plan_abort, plan_promote
 from dsctl.flows.fleetplan import Planned, last_good, plan_deploy, plan_release, settings_of, vacating
 from dsctl.planning.fleetseen import Release, Seen
 from dsctl.reach.fleetdoor import FleetDoor
@@ -26,6 +27,12 @@ def deploy(fleet: Fleet, voice: Voice) -> Planned:
     return _carry(fleet, voice, "deploy", lambda seen: plan_deploy(fleet, seen))
 
 
+def decide_canary(fleet: Fleet, voice: Voice, *, is_promoted: bool) -> Planned:
+    """canary promote and canary abort."""
+    planner = plan_promote if is_promoted else plan_abort
+    return _carry(fleet, voice, "canary", lambda seen: planner(fleet, seen))
+
+
 def scale(fleet: Fleet, replicas: int, voice: Voice) -> Planned:
     """The release that serves, with another number of copies."""
     if replicas == 0:
@@ -37,6 +44,7 @@ def plan_scale(fleet: Fleet, seen: Seen, replicas: int) -> Planned:
     """The steps of `scale`."""
     check_reached(fleet, seen)
     check_hold(seen)
+    check_none(seen)
     return plan_release(fleet, seen, last_good(seen), replicas)
 
 
@@ -70,6 +78,7 @@ def drain(fleet: Fleet, host: str, voice: Voice) -> Planned:
 def _plan_vacated(emptied: Fleet, seen: Seen) -> Planned:
     check_reached(emptied, seen)
     check_hold(seen)
+    check_none(seen)
     good = last_good(seen)
     settled = replace(emptied, settings=settings_of(good, emptied.settings.source))
     return plan_deploy(settled, seen, replicas=good.replicas)

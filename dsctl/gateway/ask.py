@@ -22,6 +22,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--post", action="store_true", help="POST what stdin holds, as JSON")
     parser.add_argument("--insecure", action="store_true", help="any certificate will do: the server is this host")
     parser.add_argument("--timeout-s", type=float, default=5.0)
+    parser.add_argument("--times", type=int, default=1, metavar="N", help="one after the other; the last is printed")
     return parser.parse_args()
 
 
@@ -37,8 +38,18 @@ def _request(options: argparse.Namespace) -> urllib.request.Request:
     return urllib.request.Request(options.url, data, headers)  # noqa: S310 - checked in main
 
 
+def _send(
+    opener: urllib.request.OpenerDirector, request: urllib.request.Request, timeout_s: float
+) -> tuple[int, bytes]:
+    try:
+        with opener.open(request, timeout=timeout_s) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
 def main() -> int:
-    """Asks once."""
+    """Asks."""
     options = _arguments()
     if not options.url.startswith(("http://", "https://")):
         sys.stderr.write(f"ask: {options.url!r} is no http:// or https:// address\n")
@@ -52,10 +63,10 @@ def main() -> int:
         handlers.append(urllib.request.HTTPSHandler(context=context))
     opener = urllib.request.build_opener(*handlers)
     try:
-        with opener.open(_request(options), timeout=options.timeout_s) as answer:
-            status, body = answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        status, body = error.code, error.read()
+        request = _request(options)
+        for _ in range(options.times - 1):
+            _send(opener, request, options.timeout_s)
+        status, body = _send(opener, request, options.timeout_s)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"ask: {options.url}: {error}\n")
         return 2

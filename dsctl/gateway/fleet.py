@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dsctl.gateway.call import Call
 from dsctl.gateway.keys import Secrets
 from dsctl.gateway.replica import Replica, watch
+from dsctl.gateway.split import divide, due
 from dsctl.gateway.table import Row, Table
 
 _log = logging.getLogger("dsctl.gateway")
@@ -89,15 +90,27 @@ class Fleet:
             return [replica] if replica is not None and replica.health.is_ready else []
         return [replica for replica in self.replicas.values() if replica.takes_work]
 
-    def choose(self, call: Call, avoid: dict[Replica, int], numerics: tuple[str, bool] | None = None) -> Replica | None:
-        """The least loaded candidate that is not avoided in its present incarnation, of equal numerics if asked."""
+    def choose(
+        self, call: Call, avoid: dict[Replica, int], numerics: tuple[str, bool] | None = None, *, is_first: bool = False
+    ) -> Replica | None:
+        """The least loaded candidate that is not avoided in its present incarnation, of equal numerics if asked.
+
+        A canary gets its share of the requests that begin (`is_first`); beyond that, only what nobody else can take.
+        """
+        ready = [
+            replica
+            for replica in self.candidates(call)
+            if avoid.get(replica) != replica.incarnation and (numerics is None or replica.numerics == numerics)
+        ]
+        canaries, others = divide(ready)
+        if canaries and others and is_first and (canary := due(canaries)) is not None:
+            return canary
+        return self._least(others or canaries)
+
+    def _least(self, ready: list[Replica]) -> Replica | None:
         best: Replica | None = None
         best_load = (False, 0.0, 0)
-        for replica in self.candidates(call):
-            if avoid.get(replica) == replica.incarnation:
-                continue
-            if numerics is not None and replica.numerics != numerics:
-                continue
+        for replica in ready:
             share = replica.inflight_tokens / replica.row.weight if replica.row.weight else 0.0
             load = (replica.breaker.is_open, share, replica.served)
             if best is None or load < best_load:

@@ -132,12 +132,19 @@ class Metrics(Collector):
         tokens = GaugeMetricFamily("dsctl_inflight_tokens", "Estimated tokens placed", labels=["replica"])
         deaths = CounterMetricFamily("dsctl_failovers", "Times a replica was judged dead", labels=["replica"])
         breaker = GaugeMetricFamily("dsctl_breaker_state", "2 while a replica is shunned, else 0", labels=["replica"])
+        offered = CounterMetricFamily("dsctl_canary_offered", "Requests a canary could have had", labels=["replica"])
+        taken = CounterMetricFamily("dsctl_canary_requests", "Requests that began on a canary", labels=["replica"])
         for name, replica in desk.fleet.replicas.items():
             for possible in HEALTH_STATES:
                 state.add_metric([name, possible], float(replica.shown_state == possible))
             tokens.add_metric([name], replica.inflight_tokens)
             deaths.add_metric([name], replica.deaths)
             breaker.add_metric([name], 2.0 if replica.breaker.is_open else 0.0)
+            if replica.split.offered:
+                offered.add_metric([name], replica.split.offered)
+                taken.add_metric([name], replica.split.taken)
+        yield offered
+        yield taken
         yield state
         yield tokens
         yield deaths

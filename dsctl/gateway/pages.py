@@ -158,6 +158,11 @@ def _row(replica: Replica) -> dict[str, Any]:
         "exact": replica.numerics[1],
         "weight": replica.row.weight,
         "spec_hash": replica.row.spec_hash,
+        "share": replica.row.share,
+        "offered": replica.split.offered,
+        "taken": replica.split.taken,
+        "tally": replica.tally,
+        "gate_tally": replica.gate_tally,
         "deaths": replica.deaths,
         "restarts": line.restarts if line is not None else 0,
     }

@@ -13,7 +13,9 @@ import msgspec
 from dsctl.gateway.events import decode_progress
 from dsctl.gateway.health import Health, State
 from dsctl.gateway.settings import CONNECT_S, DEAD_TICKS, MAX_LINE
+from dsctl.gateway.split import Split
 from dsctl.gateway.table import Row
+from dsctl.gateway.tally import Tally
 from dsctl.gateway.upstream import Pool
 from engine.spec.attempt import PROGRESS_PATH
 
@@ -73,6 +75,9 @@ class Replica:
         self.inflight_tokens = 0
         self.served = 0
         self.deaths = 0
+        self.tally = Tally()  # of clients' requests
+        self.gate_tally = Tally()  # of the control path's own
+        self.split = Split()
         self.breaker = Breaker()
         self.wants_reconnect = asyncio.Event()
         self._on_change = on_change

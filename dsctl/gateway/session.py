@@ -22,6 +22,7 @@ from dsctl.gateway.settings import (
     TICK_S,
 )
 from dsctl.gateway.sink import StreamSink, WholeSink
+from dsctl.gateway.tally import Tally
 from engine.spec.attempt import Usage
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Session:
         self._fruitless = 0
         self._trouble_since = 0.0
         self._is_retry = False
+        self._placed = 0.0  # when the present attempt was given to its replica
         self._numerics: tuple[str, bool] | None = None  # of the replica whose tokens the client has
 
     async def run(self) -> None:
@@ -153,7 +155,7 @@ class Session:
         if self._is_retry and not fleet.may_retry():
             return None
         if not self.history.started or self._numerics is None:
-            return fleet.choose(self.call, self._avoid)
+            return fleet.choose(self.call, self._avoid, is_first=not self.attempts)
         replica = fleet.choose(self.call, self._avoid, self._numerics)
         waited = time.monotonic() - since if since else 0.0
         if replica is None and (waited > NUMERICS_PATIENCE_S or not fleet.has_equal(self._numerics, None)):
@@ -191,16 +193,21 @@ class Session:
         replica.inflight_tokens += self.call.cost
         replica.served += 1
         self._desk.fleet.retrying += self._is_retry
+        self._placed = time.monotonic()
         try:
             ending = await self._start(replica)
             if ending.kind == "stale":  # the idle connection had been closed: not the replica's fault
                 replica.pool.close()
                 ending = await self._start(replica)
+            self._tally(replica).ended(ending)
             return ending
         finally:
             replica.inflight -= 1
             replica.inflight_tokens -= self.call.cost
             self._desk.fleet.retrying -= self._is_retry
+
+    def _tally(self, replica: Replica) -> Tally:
+        return replica.gate_tally if self.call.gate else replica.tally
 
     async def _start(self, replica: Replica) -> Ending:
         connection = replica.pool.take()
@@ -270,6 +277,8 @@ class Session:
         if not self.first_token:
             self.first_token = now
             metrics.ttft.observe(now - self.began)
+            if self._attempt is not None:
+                self._tally(self._attempt.replica).first_token(now - self._placed)
         else:
             gap = now - self.last_token
             metrics.itl.observe(gap)

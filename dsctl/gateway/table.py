@@ -20,6 +20,7 @@ class Row(msgspec.Struct, frozen=True):
     weight: float = 1.0
     spec_hash: str = ""
     state: Literal["active", "gated", "draining"] = "active"
+    share: float = 0.0  # of all requests, exactly this part begins here (a canary); 0: what its load allows
 
     @property
     def host(self) -> str:
@@ -50,6 +51,8 @@ def read_table(data: bytes) -> Table:
         parts = urlsplit(row.url)
         if parts.scheme != "http" or not parts.hostname or not parts.port:
             raise ValueError(f"replica {row.name}: url {row.url!r} is not of the form http://HOST:PORT")
+        if not 0 <= row.share < 1:
+            raise ValueError(f"replica {row.name}: share {row.share} is not from 0 to below 1")
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -38,8 +39,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--refuse-fields", default="", help="fields of a body that are answered 400, with commas")
     parser.add_argument("--ledger", help="append one line per attempt's start and end")
     parser.add_argument(
-        "--fault", action="append", default=[], help=f"kind:after=N:times=N:value=X of {', '.join(KINDS)}"
-    )
+        "--fault", action="append", default=os.environ.get("DSCTL_ORACLE_FAULT", "").split(),
+        help=f"kind:after=N:times=N:value=X of {', '.join(KINDS)}; also in $DSCTL_ORACLE_FAULT",
+    )  # fmt: skip
     return parser.parse_args()
 
 

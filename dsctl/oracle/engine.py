@@ -101,7 +101,8 @@ class Engine:
 
     def submit(self, wish: Wish, listener: Listener) -> Sequence:
         """Start a sequence; its tokens come from the step after its prefill on."""
-        sequence = Sequence(wish, listener, self._clock() + self.pace.ttft_ms / 1000)
+        late = self.switches.find("late")
+        sequence = Sequence(wish, listener, self._clock() + self.pace.ttft_ms / 1000 * (late.value if late else 1.0))
         self._running[sequence] = None
         if self.pace.is_exact:
             first_s = self.pace.first_s(wish.max_tokens)
@@ -161,7 +162,7 @@ class Engine:
             if choice.finished is not None:
                 continue
             position = choice.count
-            token = token_at(wish.seed, choice.index, position)
+            token = token_at(wish.seed + (self.switches.find("wrong") is not None), choice.index, position)
             choice.count += 1
             if token % STOP_EVERY == 0 and not wish.ignore_eos:
                 choice.finished = "stop"

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 KINDS = {
     "hang": "steps stop, HTTP lives on",
     "slow": "steps take `value` times longer",
-    "error": "attempts are answered 500",
+    "late": "the first token of a stream takes `value` times longer",
+    "wrong": "tokens are others than they should be",
+    "error": "attempts are answered 500; a `value` below 1: that part of them, evenly spaced",
     "refuse": "attempts are answered 503 with Retry-After",
     "truncate": "a stream is cut in the middle of an event",
     "malformed": "a stream carries a Meta line that is not JSON",
@@ -56,6 +58,7 @@ class Switches:
 
     def __init__(self, faults: list[Fault]) -> None:
         self._faults = list(faults)
+        self._owed = 0.0
 
     def set(self, faults: list[Fault]) -> None:
         """Replace all switches."""
@@ -68,11 +71,21 @@ class Switches:
     def take(self, kinds: frozenset[str], at: int) -> Fault | None:
         """The first switch among `kinds` that applies at `at` tokens; it is used up by one."""
         for place, fault in enumerate(self._faults):
-            if fault.kind in kinds and fault.after == at:
+            if fault.kind in kinds and fault.after == at and self._is_due(fault):
                 if fault.times > 0:
                     self._use(place, fault)
                 return fault
         return None
+
+    def _is_due(self, fault: Fault) -> bool:
+        """Whether it is one of those attempts that an error befalls."""
+        if fault.kind != "error" or not 0 < fault.value < 1:
+            return True
+        self._owed += fault.value
+        if self._owed < 1:
+            return False
+        self._owed -= 1
+        return True
 
     def _use(self, place: int, fault: Fault) -> None:
         if fault.times == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from dsctl.base.fleetstep import AwaitReady, Drain, FetchImage, FleetStep, RunContainer, Soak
+from dsctl.base.fleetstep import AwaitReady, Canary, Drain, FetchImage, FleetStep, RunContainer, Soak
 from dsctl.base.missing import Missing
 
 LATEST = 5  # remembered times that count
@@ -30,6 +30,8 @@ def eta(steps: Sequence[FleetStep], loads: Mapping[str, Sequence[float]]) -> flo
                 if took < 0:
                     return Missing(f"no load of {model} was seen yet")
                 now = max(now + each, started.get(container, now) + took)
+            case Canary(seconds=stand_s):
+                now += usual(loads, "Canary", stand_s + each)
             case Soak(_, soak_s):
                 now += usual(loads, "Soak", soak_s + each)
             case Drain():

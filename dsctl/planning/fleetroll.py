@@ -13,6 +13,8 @@ from dsctl.base.container import ContainerSpec, Copy, container_name
 from dsctl.base.errors import PreflightError
 from dsctl.base.fleetstep import (
     AwaitReady,
+    Canary,
+    Compare,
     Drain,
     EditTable,
     EndContainer,
@@ -27,7 +29,7 @@ from dsctl.base.step import Row
 from dsctl.facts.host import Docker
 from dsctl.planning.fleetground import Secrets, ground_steps, settle_fronts, wrap_up
 from dsctl.planning.fleetseen import Found, Seen, number
-from dsctl.planning.fleetwish import FleetWish, replica_container
+from dsctl.planning.fleetwish import CanaryWish, FleetWish, replica_container
 from dsctl.planning.names import Names, Ports
 from dsctl.planning.placement import Pool, Slot, explain, rooms
 from dsctl.planning.wish import REPLICA_STOP_S
@@ -81,6 +83,7 @@ class _Roll:
         self._names = Names([*seen.copies, *self._rows])
         self._ports = Ports(seen, wish.first_port)
         self._lost = self._lost_copies()
+        self._has_canary = False  # one of these settings stands already
 
     def plan(self) -> FleetPlan:
         """The whole story."""
@@ -97,7 +100,8 @@ class _Roll:
         self._steps += settle_fronts(self._wish, self._seen, self._fronts)
         self._admit([*((each.name, each.host) for each in found.resumed), *((_name(s), h) for s, h in launched)])
         self._reopen(found.kept)
-        self._replace_all(found.outdated, pool)
+        if not (self._prove_again(found) and self._replace_all(found.outdated, pool)):
+            return FleetPlan((*ground, *self._steps), hazards=tuple(self._hazards))
         for each in found.surplus:
             self._retire(each, "")
         self._tidy()
@@ -202,17 +206,54 @@ class _Roll:
         if rows:
             self._edit(f"list {shown([r.name for r in rows])} as gated: only gate requests get there", rows)
 
-    def _admit(self, copies: Iterable[tuple[str, str]]) -> None:
-        """Copies that load together take traffic one after the other, each through its gate."""
+    def _admit(self, copies: Iterable[tuple[str, str]], canary: CanaryWish | None = None) -> None:
+        """Copies that load together take traffic one after the other, each through its gate; a canary its share."""
         for name, host in copies:
             wish = self._wish
             container = container_name(wish.project, name)
             awaited = AwaitReady(container, f"{self._rows[name].url}/ready", wish.ready_timeout_s, wish.model)
             self._add(host, f"wait until {name} is ready", awaited, "", name)
             for front in self._fronts[:1]:
-                gate = Gate(name, wish.front.port, wish.front.is_tls, wish.model)
+                gate = Gate(name, wish.front.port, wish.front.is_tls, wish.model, wish.gate_timeout_s)
                 self._add(front, f"send a completion to {name} through {front}", gate, "", name)
-            self._edit(f"let {name} take traffic", [replace(self._rows[name], state="active")])
+            if canary is None:
+                self._edit(f"let {name} take traffic", [replace(self._rows[name], state="active")])
+                continue
+            for front in self._fronts[:1]:
+                same = Compare(name, self._others(name), wish.front.port, wish.front.is_tls, wish.model)
+                self._add(front, f"compare answers of {name} with the old release's", same, "", name)
+            row = replace(self._rows[name], state="active", share=canary.share)
+            self._edit(f"let {name} take {100 * canary.share:g} % of the requests", [row])
+
+    def _others(self, name: str) -> tuple[str, ...]:
+        """Copies of other releases that take traffic."""
+        mine = self._rows[name].spec_hash
+        return tuple(row.name for row in self._rows.values() if row.state == "active" and row.spec_hash != mine)
+
+    def _prove(self, name: str, canary: CanaryWish) -> None:
+        """The canary stands its time; then it is a copy like any other, unless a person shall say so."""
+        front = self._wish.front
+        if self._fronts:
+            watched = Canary(
+                self._fronts, name, self._others(name), canary.seconds, canary.wanted, canary.ttft_ratio, front.port,
+                front.is_tls, self._wish.model,
+            )  # fmt: skip
+            title = f"see that {name} serves as well as the old release for {canary.seconds:g} s"
+            self._add(self._fronts[0], title, watched, "", name)
+        if not canary.holds:
+            self._edit(f"let {name} take its full part", [replace(self._rows[name], share=0.0)])
+
+    def _prove_again(self, found: _Sorted) -> bool:
+        """A canary that an earlier run left standing; False when it goes on standing."""
+        standing = [each for each in found.kept if self._rows[each.name].share]
+        canary = self._wish.canary
+        for each in standing:
+            if canary is not None and found.outdated:
+                self._prove(each.name, canary)
+            else:
+                self._edit(f"let {each.name} take its full part", [replace(self._rows[each.name], share=0.0)])
+        self._has_canary = bool(standing)
+        return not (standing and canary is not None and canary.holds and found.outdated)
 
     def _reopen(self, kept: Sequence[Found]) -> None:
         closed = [each for each in kept if self._rows[each.name].state != "active"]
@@ -224,10 +265,14 @@ class _Roll:
                 awaited = AwaitReady(each.container.name, f"{each.url}/ready", self._wish.ready_timeout_s)
                 self._add(each.host, f"wait until {each.name} is ready again", awaited)
 
-    def _replace_all(self, outdated: Sequence[Found], pool: Pool) -> None:
-        """The first alone, then `batch` at a time: beside the old ones where slots are free, else in their place."""
+    def _replace_all(self, outdated: Sequence[Found], pool: Pool) -> bool:
+        """The first alone, then `batch` at a time: beside the old ones where slots are free, else in their place.
+
+        False when it ends early, with a canary that stands.
+        """
         rest = list(outdated)
         size = 1
+        canary = None if self._has_canary else self._wish.canary
         while rest:
             batch, rest = rest[:size], rest[size:]
             size = self._wish.batch
@@ -239,27 +284,41 @@ class _Roll:
                     surged.append((old, self._launch(slots, self._why(old))))
                 else:
                     narrow.append(old)
-            self._surge(surged, pool)
+            self._surge(surged, pool, canary)
             for old in narrow:
-                self._in_place(old, pool)
+                self._in_place(old, pool, canary)
+            if canary is not None and canary.holds:
+                return False
+            canary = None
+        return True
 
-    def _surge(self, surged: Sequence[tuple[Found, tuple[ContainerSpec, str]]], pool: Pool) -> None:
+    def _surge(
+        self, surged: Sequence[tuple[Found, tuple[ContainerSpec, str]]], pool: Pool, canary: CanaryWish | None
+    ) -> None:  # fmt: skip
         self._list_gated([_row(launched) for _, launched in surged])
-        self._admit([(_name(spec), host) for _, (spec, host) in surged])
+        self._admit([(_name(spec), host) for _, (spec, host) in surged], canary)
         for old, (spec, _) in surged:
-            self._soak(_name(spec))
+            if canary is not None:
+                self._prove(_name(spec), canary)
+                if canary.holds:
+                    return
+            else:
+                self._soak(_name(spec))
             self._retire(old, f"{_name(spec)} serves in its place")
             pool.give(Slot(old.host, old.gpus))
 
-    def _in_place(self, old: Found, pool: Pool) -> None:
+    def _in_place(self, old: Found, pool: Pool, canary: CanaryWish | None) -> None:
         why = self._why(old)
         self._retire(old, why)
         pool.give(Slot(old.host, old.gpus))
         slots = pool.take(self._wish.nodes) or (Slot(old.host, old.gpus),)
         launched = self._launch(slots, why, old.name)
         self._list_gated([_row(launched)])
-        self._admit([(old.name, slots[0].host)])
-        self._soak(old.name)
+        self._admit([(old.name, slots[0].host)], canary)
+        if canary is not None:
+            self._prove(old.name, canary)
+        else:
+            self._soak(old.name)
 
     def _why(self, old: Found) -> str:
         if old.host not in self._wish.hosts:

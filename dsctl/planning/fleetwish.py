@@ -31,6 +31,17 @@ class Front:
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryWish:
+    """How the first new copy of a change has to prove itself before the others follow."""
+
+    share: float  # of all requests
+    seconds: float
+    wanted: int  # answers of it and of the old release, at least
+    ttft_ratio: float
+    holds: bool = False  # the change ends with the canary standing; somebody promotes or aborts it
+
+
+@dataclass(frozen=True, slots=True)
 class FleetWish:
     """One project on many hosts."""
 
@@ -57,6 +68,8 @@ class FleetWish:
     ready_timeout_s: float = 1800.0
     drain_timeout_s: float = 120.0
     soak_s: float = 5.0
+    canary: CanaryWish | None = None
+    gate_timeout_s: float = 60.0
     batch: int = 1
     state_dir: str = "/var/lib/dsctl"
     cpu_base: str = ""
@@ -102,8 +115,19 @@ def fleet_wish(
         spread=text("placement.spread"), first_port=integer("placement.first_port"), flags=settings.engine_flags(),
         strategy=text("rollout.strategy"), min_available=integer("rollout.min_available"),
         ready_timeout_s=number("rollout.ready_timeout_s"), drain_timeout_s=number("rollout.drain_timeout_s"),
-        soak_s=number("rollout.soak_s"), batch=integer("rollout.batch"),
+        soak_s=number("rollout.soak_s"), canary=_canary(settings),
+        gate_timeout_s=number("rollout.gate_timeout_s"), batch=integer("rollout.batch"),
         state_dir=text("inventory.state_dir"), cpu_base=text("image.cpu_base"), cuda_base=text("image.cuda_base"),
+    )  # fmt: skip
+
+
+def _canary(settings: Settings) -> CanaryWish | None:
+    percent = settings.number("rollout.canary")
+    if not percent:
+        return None
+    return CanaryWish(
+        percent / 100, settings.number("rollout.canary_s"), settings.integer("rollout.canary_requests"),
+        settings.number("rollout.canary_ttft"), settings.flag("rollout.canary_hold"),
     )  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from dsctl.base.errors import DsctlError, GateError, PreflightError
 from dsctl.base.fleetstep import (
     AwaitReady,
     BuildImage,
+    Canary,
+    Compare,
     Drain,
     DropImage,
     DropRelease,
@@ -38,7 +40,7 @@ from dsctl.base.fleetstep import (
 from dsctl.base.missing import Missing
 from dsctl.base.units import size
 from dsctl.base.voice import Voice
-from dsctl.reach import fleetwaits
+from dsctl.reach import fleetcanary, fleetwaits
 from dsctl.reach.fleettable import edit
 from dsctl.reach.hostdoor import HostDoor
 
@@ -60,6 +62,7 @@ class FleetDoor:
             PutFile: self._put_file, FetchImage: self._fetch_image, PullImage: self._pull_image,
             BuildImage: self._build_image, RunContainer: self._run_container, EndContainer: self._end_container,
             EditTable: self._edit_table, AwaitReady: self._await_ready, Gate: self._gate, Soak: self._soak,
+            Compare: self._compare, Canary: self._canary,
             Drain: self._drain, ReloadFront: self._reload_front, Record: self._record, Mark: self._mark,
             DropRelease: self._drop_release, DropImage: self._drop_image, ForgetProject: self._forget,
         }  # fmt: skip
@@ -263,6 +266,14 @@ class FleetDoor:
     def _soak(self, host: HostDoor, step: FleetStep, action: Soak, voice: Voice) -> None:
         _ = step
         fleetwaits.soak(host, action, voice, self._pause_s)
+
+    def _compare(self, host: HostDoor, step: FleetStep, action: Compare, voice: Voice) -> None:
+        _ = step
+        fleetcanary.same_tokens(host, action, voice, self._pause_s)
+
+    def _canary(self, host: HostDoor, step: FleetStep, action: Canary, voice: Voice) -> None:
+        _ = host, step
+        fleetcanary.watch([self.hosts[name] for name in action.fronts], action, voice, self._pause_s)
 
     def _drain(self, host: HostDoor, step: FleetStep, action: Drain, voice: Voice) -> None:
         _ = step

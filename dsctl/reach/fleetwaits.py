@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from dsctl.base.container import container_name
 from dsctl.base.errors import GateError
-from dsctl.base.fleetstep import AwaitReady, Drain, Gate, Soak
+from dsctl.base.fleetstep import AwaitReady, Canary, Compare, Drain, Gate, Soak
 from dsctl.base.missing import Missing
 from dsctl.base.voice import Voice
 from dsctl.facts.host import Container
@@ -64,27 +64,42 @@ def until_ready(host: HostDoor, action: AwaitReady, voice: Voice, pause_s: float
 
 def through_gate(front: HostDoor, action: Gate, voice: Voice, pause_s: float) -> None:
     """A completion through nginx and gateway; tried again until the deadline, as a gateway may only just know it."""
+    asked = {"model": action.model, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 4}
+    complete(front, action, action.replica, asked, voice, pause_s)
+
+
+def complete(
+    front: HostDoor, action: Gate | Compare, replica: str, asked: Mapping[str, Any], voice: Voice, pause_s: float
+) -> str:  # fmt: skip
+    """The answer of a replica (empty: of the service) through nginx and gateway; GateError when none comes in time."""
+    began = time.monotonic()
+    while True:
+        done = send(front, action, replica, asked)
+        if isinstance(done, Ran) and done.code == 0 and '"choices"' in done.text:
+            return done.text.partition("\n")[2]
+        waited = time.monotonic() - began
+        if waited > action.timeout_s:
+            said = done.reason if isinstance(done, Missing) else done.text
+            whom = replica or "the service"
+            raise GateError(f"{whom} did not complete a request through {front.name} within {waited:.0f} s",
+                            why=said[-2000:].strip())  # fmt: skip
+        voice.waiting(f"a completion through {front.name}", waited, action.timeout_s)
+        time.sleep(pause_s)
+
+
+def send(
+    front: HostDoor, action: Gate | Compare | Canary, replica: str, asked: Mapping[str, Any], *, times: int = 1
+) -> Ran | Missing:  # fmt: skip
+    """A request to one replica (empty: to the service) through nginx and gateway, `times` times; the last answer."""
     gateway = _ours(front, "gateway")
     if gateway is None:
         raise GateError(f"{front.name} has no gateway to send a completion through", hint="dsctl deploy")
     scheme = "https" if action.is_tls else "http"
     url = f"{scheme}://127.0.0.1:{action.port}/v1/chat/completions"
     argv = [*ASK, url, "--post", "--insecure", "--timeout-s", "30", *ADMIN]
-    argv += ["--header", f"x-dsctl-gate={action.replica}"] if action.replica else []
-    asked = {"model": action.model, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 4}
-    began = time.monotonic()
-    while True:
-        done = front.run_in(gateway.id, argv, json.dumps(asked).encode(), timeout_s=45)
-        if isinstance(done, Ran) and done.code == 0 and '"choices"' in done.text:
-            return
-        waited = time.monotonic() - began
-        if waited > action.timeout_s:
-            said = done.reason if isinstance(done, Missing) else done.text
-            whom = action.replica or "the service"
-            raise GateError(f"{whom} did not complete a request through {front.name} within {waited:.0f} s",
-                            why=said[-2000:].strip())  # fmt: skip
-        voice.waiting(f"a completion through {front.name}", waited, action.timeout_s)
-        time.sleep(pause_s)
+    argv += ["--header", f"x-dsctl-gate={replica}"] if replica else []
+    argv += ["--times", str(times)] if times > 1 else []
+    return front.run_in(gateway.id, argv, json.dumps(asked).encode(), timeout_s=15 + 30 * times)
 
 
 def soak(front: HostDoor, action: Soak, voice: Voice, pause_s: float) -> None:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import typer
 
-from dsctl.cli.options import Config, DryRun, Hosts, Json, Mock, Quiet, Timeout, Unreachable, Verbose, Yes
+from dsctl.base.errors import UsageError
+from dsctl.cli.options import (
+    Canary,
+    CanaryHold,
+    Config,
+    DryRun,
+    Hosts,
+    Json,
+    Mock,
+    Quiet,
+    Timeout,
+    Unreachable,
+    Verbose,
+    Yes,
+)
 
 
 def deploy(
     config: Config = None, mock: Mock = False, dry_run: DryRun = False, json: Json = False, yes: Yes = False,
     quiet: Quiet = False, verbose: Verbose = False, timeout: Timeout = 0, hosts: Hosts = "",
-    skip_unreachable: Unreachable = False,
+    skip_unreachable: Unreachable = False, canary: Canary = "", canary_hold: CanaryHold = False,
 ) -> None:  # fmt: skip
     """Serve what dsctl.yaml says.
 
@@ -24,8 +38,12 @@ def deploy(
 
     voice = show.Terminal(is_quiet=quiet, is_verbose=verbose, agreed=yes)
     if fleetcalls.is_fleet(config, hosts):
-        fleet = fleetcalls.opened(config, hosts, mock=mock, skips=skip_unreachable)
+        share = fleetcalls.canary_overrides(canary, holds=canary_hold)
+        fleet = fleetcalls.opened(config, hosts, mock=mock, skips=skip_unreachable, overrides=share)
         return fleetcalls.plan(fleet, json=json) if dry_run else fleetcalls.deploy(fleet, voice, json=json)
+    if canary or canary_hold:
+        raise UsageError("--canary is for hosts: on one machine a new copy takes its part when it has passed its gate",
+                         hint="--hosts, or placement.hosts in dsctl.yaml")  # fmt: skip
     project = open_project(config, {"engine.kind": "oracle"} if mock else None, timeout_s=timeout)
     if dry_run:
         raise typer.Exit(show.plan(flow.plan_deploy(project).steps, json=json))
