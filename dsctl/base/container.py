@@ -51,6 +51,11 @@ class ContainerSpec:
     log_bytes: int = 50 << 20  # of one log file; three are kept
     capabilities: tuple[str, ...] = ()  # all others are dropped
 
+    @property
+    def is_job(self) -> bool:
+        """Nobody asks after its health: it runs once and is gone when it ends, whoever still watches."""
+        return not self.health.command
+
     def label(self, name: str) -> str:
         """The label `dsctl.<name>`; empty when it has none."""
         return self.labels.get(LABEL + name, "")

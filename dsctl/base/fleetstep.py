@@ -204,10 +204,58 @@ class ForgetProject:
     """The project's directory on the host is removed with all secrets."""
 
 
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One host gets weights from another."""
+
+    sender: str  # empty: the operator's machine
+    receiver: str
+    directory: str  # of the sender
+    address: str = ""  # by which the receiver reaches the sender
+
+
+@dataclass(frozen=True, slots=True)
+class Cargo:
+    """Weights on their way: where they go on every host, and by which means."""
+
+    directory: str
+    origin: str  # the source as the operator calls it
+    root: str  # hash of everything; empty: the source tells it when it is first asked
+    size: int  # bytes
+    image: str  # one that has dsctl in it, for the short-lived containers
+    owners: tuple[tuple[str, str], ...]  # host → uid:gid these run as
+    rate: float = 0.0  # most bytes a second of one sender; 0: no cap
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadWeights:
+    """These transfers at the same time; where a sender goes away, another holder takes its place."""
+
+    cargo: Cargo
+    transfers: tuple[Transfer, ...]
+    spares: tuple[Transfer, ...] = ()  # who else has them; the receiver is empty
+
+
+@dataclass(frozen=True, slots=True)
+class PullWeights:
+    """The host gets the weights from a mirror itself."""
+
+    cargo: Cargo
+    token_file: Path | None = None  # on the operator's machine
+    proxy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DropWeights:
+    """A directory of weights that no kept release names is removed."""
+
+    directory: str
+
+
 FleetAction = (
     MakeHome | ShareSecrets | PutSecret | PutFile | FetchImage | PullImage | BuildImage | RunContainer | EndContainer
     | EditTable | AwaitReady | Gate | Soak | Compare | Canary | Drain | ReloadFront | Record | Mark | DropRelease
-    | DropImage | ForgetProject
+    | DropImage | ForgetProject | SpreadWeights | PullWeights | DropWeights
 )  # fmt: skip
 
 

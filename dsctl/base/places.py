@@ -24,6 +24,12 @@ def default_home(environ: Mapping[str, str]) -> Path:
     return (Path.home() / ".local" / "state" / "dsctl").resolve()
 
 
+def cache_home() -> Path:
+    """$XDG_CACHE_HOME/dsctl, else ~/.cache/dsctl: what can be made again at any time."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    return (Path(named).expanduser() if named else Path.home() / ".cache") / "dsctl"
+
+
 @dataclass(frozen=True, slots=True)
 class Places:
     """All paths of one project under one home."""

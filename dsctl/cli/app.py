@@ -36,6 +36,7 @@ from dsctl.cli.commands import (
     scale,
     serve,
     status,
+    weights,
 )
 
 VERBS: tuple[Callable[..., None], ...] = (
@@ -45,6 +46,7 @@ VERBS: tuple[Callable[..., None], ...] = (
 )  # fmt: skip
 GROUPS: tuple[typer.Typer, ...] = (
     doctor.group, canary.group, bench.group, render.group, keys.group, hosts.group, lock.group, config.group,
+    weights.group,
 )  # fmt: skip
 PASSING = {"allow_extra_args": True, "ignore_unknown_options": True}  # what serve does not know is the engine's
 

@@ -19,7 +19,9 @@ from dsctl.base.fleetstep import (
     FleetStep,
     ForgetProject,
     PullImage,
+    PullWeights,
     RunContainer,
+    SpreadWeights,
 )
 from dsctl.base.units import seconds
 from dsctl.base.voice import Voice
@@ -27,7 +29,16 @@ from dsctl.reach.fleetdoor import FleetDoor
 from dsctl.reach.hostdoor import FencedError
 
 STOP_S = 25
-WAITS = (AwaitReady, Drain, FetchImage, BuildImage, PullImage, ForgetProject)  # remembered apart, or not at all
+WAITS = (
+    AwaitReady,
+    Drain,
+    FetchImage,
+    BuildImage,
+    PullImage,
+    ForgetProject,
+    SpreadWeights,
+    PullWeights,
+)  # remembered apart, or not at all
 
 
 def apply_fleet(steps: Sequence[FleetStep], door: FleetDoor, voice: Voice, verb: str) -> None:

@@ -15,6 +15,7 @@ from dsctl.config.schema import schema
 from dsctl.config.settings import Settings
 from dsctl.facts.host import HostFacts
 from dsctl.flows.fleet import Fleet, check_hold, check_reached, observe, wish_of
+from dsctl.flows.fleetweights import config_of, deploy_steps
 from dsctl.planning.eta import eta
 from dsctl.planning.fleetroll import Terms, plan_fleet
 from dsctl.planning.fleetseen import Release, Seen, show_release
@@ -91,7 +92,8 @@ def _plan(fleet: Fleet, seen: Seen, replicas: int) -> Planned:
         raise PreflightError(f"{wish.model} will not run on {len(verdict.refusals)} of these hosts", why=why)
     number, record, good, bad = _records(fleet, seen, wish)
     copy_bytes = wanted.total if isinstance(wanted, Need) else 0
-    terms = Terms(number, record, good, copy_bytes, fleet.skips_unreachable, _secrets(fleet))
+    terms = Terms(number, record, good, copy_bytes, skips_unreachable=fleet.skips_unreachable,
+                  secrets=_secrets(fleet), weights=deploy_steps(fleet, seen, wish))  # fmt: skip
     plan = plan_fleet(wish, seen, terms)
     warnings = (*plan.warnings, *(verdict.warnings if wish.kind != "oracle" else ()))
     return Planned(plan.steps, warnings, plan.hazards, eta(plan.steps, seen.loads), _url(wish, seen), wish.model,
@@ -136,8 +138,11 @@ def _need(fleet: Fleet, wish: FleetWish) -> Need | Missing:
             return need(json.loads(text), wish.flags)
         except ValueError as error:
             raise PreflightError(f"{host}: {wish.model_dir}/config.json is not JSON", why=str(error)) from error
+    if fleet.settings.text("weights.source"):
+        text = config_of(fleet)
+        return text if isinstance(text, Missing) else need(json.loads(text), wish.flags)
     raise PreflightError(f"no host has a checkpoint in {wish.model_dir}", why="\n".join(dict.fromkeys(reasons)),
-                         hint="copy it to every host, or correct `model`")  # fmt: skip
+                         hint="weights.source, from which deploy brings it; or correct `model`")  # fmt: skip
 
 
 def _check_keys(wish: FleetWish, seen: Seen) -> None:

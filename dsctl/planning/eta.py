@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from dsctl.base.fleetstep import AwaitReady, Canary, Drain, FetchImage, FleetStep, RunContainer, Soak
+from dsctl.base.fleetstep import (
+    AwaitReady,
+    Canary,
+    Drain,
+    FetchImage,
+    FleetStep,
+    PullWeights,
+    RunContainer,
+    Soak,
+    SpreadWeights,
+)
 from dsctl.base.missing import Missing
+from dsctl.planning.spreading import DEFAULT_RATE, duration
 
 LATEST = 5  # remembered times that count
 ACTION_S = 1.0  # of anything nothing is remembered about: a call or two over the network
@@ -36,6 +47,10 @@ def eta(steps: Sequence[FleetStep], loads: Mapping[str, Sequence[float]]) -> flo
                 now += usual(loads, "Soak", soak_s + each)
             case Drain():
                 now += usual(loads, "drain", each)
+            case SpreadWeights():
+                now += duration(step.action, 1e9 / usual(loads, "weights", 1e9 / DEFAULT_RATE))
+            case PullWeights(cargo):
+                now += cargo.size / (cargo.rate or DEFAULT_RATE)
             case FetchImage():
                 now += usual(loads, "fetch", 10 * ACTION_S)
             case _:

@@ -52,6 +52,7 @@ class Terms:
     record: str = ""  # its record, pending; empty: nothing is recorded
     good: str = ""  # the same with its outcome
     copy_bytes: int = 0
+    weights: tuple[FleetStep, ...] = ()  # that bring the checkpoint to hosts which lack it
     skips_unreachable: bool = False
     secrets: Secrets = field(default_factory=lambda: dict[str, tuple[str, str]]())
 
@@ -94,6 +95,7 @@ class _Roll:
         fresh = self._place(found, pool)
         self._check_roll(found, pool)
         ground = ground_steps(self._wish, self._seen, self._terms.record, self._terms.secrets)
+        ground += self._terms.weights
         self._discard(found.broken)
         launched = [self._launch(slot, "") for slot in fresh]
         self._list_gated([*(self._row(each) for each in found.resumed), *(_row(spec) for spec in launched)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from dsctl.base.container import ContainerSpec
@@ -80,6 +81,8 @@ class Machine:
         states: Mapping[str, ProjectState] = {} if isinstance(facts.projects, Missing) else facts.projects
         for project, state in states.items():
             self.files |= {f"{project}/{path}": text for path, text in state.files.items()}
+        self.told: dict[str, str] = {}  # what scripts that look write, by their first argument
+        self.arranged: list[tuple[str, tuple[str, ...]]] = []  # scripts that changed something
         self._next = 0
 
     def facts(self) -> HostFacts:
@@ -172,6 +175,25 @@ class FakeHost:
         gone = [each for each in self._machine.files if each == whole or (not path and each.startswith(whole))]
         for each in gone:
             del self._machine.files[each]
+
+    @property
+    def home(self) -> str:
+        """As on a host."""
+        return f"/var/lib/dsctl/{self._project}"
+
+    def look(self, script: str, *arguments: str) -> str | Missing:
+        """What was put there for this script's first argument."""
+        _ = script
+        return self._machine.told.get(arguments[0], Missing(f"{self.name}: nothing is known of {arguments[0]}"))
+
+    def arrange(self, script: str, *arguments: str) -> None:
+        """Noted, and counts as a change."""
+        self._change()
+        self._machine.arranged.append((script, arguments))
+
+    def forward(self, port: int) -> AbstractContextManager[int]:
+        """The same port."""
+        return nullcontext(port)
 
     def containers(self) -> Sequence[Container]:
         """All of them."""

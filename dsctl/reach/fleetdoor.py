@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dsctl.base.container import SCHEMA_VERSION
 from dsctl.base.errors import DsctlError, GateError, PreflightError
@@ -20,6 +20,7 @@ from dsctl.base.fleetstep import (
     Drain,
     DropImage,
     DropRelease,
+    DropWeights,
     EditTable,
     EndContainer,
     FetchImage,
@@ -29,6 +30,7 @@ from dsctl.base.fleetstep import (
     MakeHome,
     Mark,
     PullImage,
+    PullWeights,
     PutFile,
     PutSecret,
     Record,
@@ -36,6 +38,7 @@ from dsctl.base.fleetstep import (
     RunContainer,
     ShareSecrets,
     Soak,
+    SpreadWeights,
 )
 from dsctl.base.missing import Missing
 from dsctl.base.units import size
@@ -43,6 +46,9 @@ from dsctl.base.voice import Voice
 from dsctl.reach import fleetcanary, fleetwaits
 from dsctl.reach.fleettable import edit
 from dsctl.reach.hostdoor import HostDoor
+
+if TYPE_CHECKING:
+    from dsctl.reach.weights.carrying import Carrier
 
 SECRET = 0o400
 WHOSE = {"replica.token": ("replica", "front"), "admin.token": ("front",)}  # which containers get to see which token
@@ -56,6 +62,7 @@ class FleetDoor:
     def __init__(self, hosts: Mapping[str, HostDoor], context: Context | None = None, pause_s: float = 0.5) -> None:
         self.hosts = hosts
         self._context, self._pause_s = context, pause_s
+        self._carries: Carrier | None = None
         self._started: dict[tuple[str, str], float] = {}
         self._hands: dict[type[Any], Hand] = {
             MakeHome: self._make_home, ShareSecrets: self._share_secrets, PutSecret: self._put_secret,
@@ -65,6 +72,7 @@ class FleetDoor:
             Compare: self._compare, Canary: self._canary,
             Drain: self._drain, ReloadFront: self._reload_front, Record: self._record, Mark: self._mark,
             DropRelease: self._drop_release, DropImage: self._drop_image, ForgetProject: self._forget,
+            SpreadWeights: self._spread_weights, PullWeights: self._pull_weights, DropWeights: self._drop_weights,
         }  # fmt: skip
 
     @contextmanager
@@ -195,6 +203,30 @@ class FleetDoor:
     def _drop_image(self, host: HostDoor, step: FleetStep, action: DropImage, voice: Voice) -> None:
         _ = step, voice
         host.drop_image(action.image)
+
+    # weights
+
+    def _carrier(self) -> Carrier:
+        """One for the whole plan: it remembers the root that the source told."""
+        from dsctl.reach.weights.carrying import Carrier
+
+        if self._carries is None:
+            self._carries = Carrier(self.hosts, self._pause_s)
+        return self._carries
+
+    def _spread_weights(self, host: HostDoor, step: FleetStep, action: SpreadWeights, voice: Voice) -> None:
+        _ = step
+        rate = self._carrier().spread(action, voice)
+        if rate > 1e6:  # of next to nothing nothing is learnt
+            _remember(host, "weights", "", 1e9 / rate)
+
+    def _pull_weights(self, host: HostDoor, step: FleetStep, action: PullWeights, voice: Voice) -> None:
+        _ = step
+        self._carrier().pull(host, action, voice)
+
+    def _drop_weights(self, host: HostDoor, step: FleetStep, action: DropWeights, voice: Voice) -> None:
+        _ = step, voice
+        self._carrier().drop(host, action)
 
     # containers
 

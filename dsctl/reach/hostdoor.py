@@ -7,6 +7,7 @@ something is refused (FencedError) once another operator has taken the host's lo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +42,11 @@ class HostDoor(Protocol):
         """Whose door it is."""
         ...
 
+    @property
+    def home(self) -> str:
+        """The project's directory on the host."""
+        ...
+
     def facts(self) -> HostFacts | Missing:
         """Everything the host says; Missing when it cannot be reached."""
         ...
@@ -71,6 +77,18 @@ class HostDoor(Protocol):
 
     def remove(self, path: str) -> None:
         """No file or directory there; an empty path is the project's home itself."""
+        ...
+
+    def look(self, script: str, *arguments: str) -> str | Missing:
+        """What a shell script that only looks writes; Missing when it fails."""
+        ...
+
+    def arrange(self, script: str, *arguments: str) -> None:
+        """A shell script that changes something outside the project's directory; DsctlError when it fails."""
+        ...
+
+    def forward(self, port: int) -> AbstractContextManager[int]:
+        """A loopback port on the host that leads to `port` on this machine's loopback, while the block runs."""
         ...
 
     def containers(self) -> Sequence[Container]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import posixpath
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, cast
 
 import docker.errors
@@ -124,6 +124,24 @@ class SshDoor:
         done = self._change(["rm", "-rf", "--", self._path(path)])
         if done.code:
             raise DsctlError(f"{self.name}: {self._path(path)} cannot be removed", why=done.err.strip())
+
+    # beyond the project's directory
+
+    def look(self, script: str, *arguments: str) -> str | Missing:
+        """What a shell script that only looks writes; Missing when it fails."""
+        done = self.host.script(script, *arguments, deadline_s=120, root=True, again=True)
+        return Missing(f"{self.name}: {done.err.strip()}") if done.code else done.text
+
+    def arrange(self, script: str, *arguments: str) -> None:
+        """A shell script that changes something, under the lock."""
+        done = self._change(["sh", "-c", script, "sh", *arguments])
+        if done.code:
+            raise DsctlError(f"{self.name}: {' '.join(arguments[:1])} cannot be prepared", why=done.err.strip(),
+                             hint=f"dsctl hosts check --hosts {self.name}")  # fmt: skip
+
+    def forward(self, port: int) -> AbstractContextManager[int]:
+        """A loopback port on the host that leads to `port` here."""
+        return self.host.forward(("127.0.0.1", port))
 
     # containers
 
@@ -287,7 +305,8 @@ def _limits(api: Any, spec: ContainerSpec, open_files: int) -> Any:
     return api.create_host_config(
         binds=[f"{mount.source}:{mount.target}:{'ro' if mount.is_read_only else 'rw'}" for mount in spec.mounts],
         network_mode="host", read_only=True, cap_drop=["ALL"], cap_add=list(spec.capabilities),
-        security_opt=["no-new-privileges"], restart_policy={"Name": "unless-stopped"}, ulimits=ulimits,
+        security_opt=["no-new-privileges"], restart_policy={"Name": "no" if spec.is_job else "unless-stopped"},
+        auto_remove=spec.is_job, ulimits=ulimits,
         tmpfs={path: options for path, _, options in (each.partition(":") for each in spec.tmpfs)},
         pids_limit=spec.processes, shm_size=spec.shm_bytes, device_requests=cards,
         log_config=docker.types.LogConfig(type="json-file", config=log),
@@ -295,6 +314,8 @@ def _limits(api: Any, spec: ContainerSpec, open_files: int) -> Any:
 
 
 def _health(health: Health) -> dict[str, Any]:
+    if not health.command:
+        return {"test": ["NONE"]}
     return {
         "test": ["CMD", *health.command], "interval": health.interval_s * NANO, "timeout": health.timeout_s * NANO,
         "retries": health.retries, "start_period": health.start_s * NANO,

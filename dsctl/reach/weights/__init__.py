@@ -1,0 +1,1 @@
+"""Moving weights between machines: hashing directories, serving ranges, receiving verified chunks."""
