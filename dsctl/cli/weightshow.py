@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dsctl.base.exits import Exit
 from dsctl.base.missing import Missing
@@ -37,8 +37,7 @@ def verified(rows: Sequence[dict[str, object]], *, json: bool) -> Exit:
         show.json({"hosts": list(rows)})
     else:
         for row in rows:
-            bad = row["bad"]
-            assert isinstance(bad, list)
+            bad = cast("list[str]", row["bad"])
             show.result(f"{row['host']}: " + ("whole" if row["whole"] else f"{len(bad)} wrong"))
             for each in bad:
                 show.warn(f"{row['host']}: {each}")

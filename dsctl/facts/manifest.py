@@ -1,7 +1,7 @@
 """What a directory of weights holds, chunk by chunk, as a tree of hashes whose root alone has to be trusted.
 
-A chunk's hash is SHA-256 of its bytes; pairs are hashed upwards (RFC 6962 prefixes leaves with 0 and nodes with 1, so no
-chunk can pass for a node); a file's node is over its name, size and tree; the root is over all files in order of names.
+A chunk's hash is SHA-256 of its bytes; pairs are hashed upwards (leaves prefixed with 0, nodes with 1 as in RFC 6962,
+so that no chunk can pass for a node); a file's node is over its name, size and tree; the root is over all files.
 """
 
 from __future__ import annotations

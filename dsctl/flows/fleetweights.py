@@ -1,4 +1,4 @@
-"""Which hosts lack the weights, where they come from, and the steps that bring them; used by `weights push` and `deploy`."""
+"""Which hosts lack the weights, where they come from, and the steps that bring them: `weights push` and `deploy`."""
 
 from __future__ import annotations
 
@@ -75,8 +75,10 @@ def deploy_steps(fleet: Fleet, seen: Seen, wish: FleetWish) -> tuple[FleetStep, 
         held = held_by(fleet, seen, wish)
         if all(each.is_there for each in held.values()):
             return ()
-        raise PreflightError(f"{source.host}, which has the weights, is no host of {fleet.project}",
-                             hint="dsctl weights push first; it may take them from any host of the inventory")  # fmt: skip
+        raise PreflightError(
+            f"{source.host}, which has the weights, is no host of {fleet.project}",
+            hint="dsctl weights push first; it may take them from any host of the inventory",
+        )
     return tuple(steps(fleet, seen, wish, source, held_by(fleet, seen, wish)))
 
 

@@ -1,4 +1,4 @@
-"""`weights push|verify|ls|gc`: the checkpoint on every host, brought there by the hosts themselves, whole or not at all."""
+"""`weights push|verify|ls|gc`: the checkpoint on every host, brought by the hosts themselves, whole or not at all."""
 
 from __future__ import annotations
 

@@ -30,10 +30,11 @@ from dsctl.reach.weights.jobs import Check, Job, Pull, Receive, Serve, Status, r
 from dsctl.reach.weights.serving import Sender
 
 TELL_S = 5.0
+LOOK_S = 2.0  # between looks whether the sender still runs
 SILENT_S = 60.0  # a status that stands still for so long has lost its writer
 LONGEST_S = 86400.0
 SECRET = 0o400
-GONE = "its container has gone"
+GONE = "a container of the transfer has gone"
 
 PREPARE = """set -e
 dest=$1 part=$1.partial owner=$2
@@ -154,25 +155,25 @@ class Carrier:
 
     def _attempt(self, cargo: Cargo, transfer: Transfer, receiver: HostDoor) -> Status:
         made = identity.make()
-        with self._sender(cargo, transfer, made, receiver) as (address, port, root):
+        with self._sender(cargo, transfer, made, receiver) as (address, port, root, sender):
             self._learn(cargo, root)
             job = Receive("/weights", "/out/status", address, port, "/run/dsctl/certificate", made.token, root,
                           deadline_s=LONGEST_S)  # fmt: skip
             mounts = (Mount(f"{cargo.directory}.partial", "/weights", is_read_only=False),)
             with self._desk(receiver, cargo, "receive", job, mounts, {"certificate": made.certificate}) as desk:
-                return self._follow(desk, None)
+                return self._await(desk, _has_ended, None, sender)
 
     @contextmanager
     def _sender(
         self, cargo: Cargo, transfer: Transfer, made: identity.Identity, receiver: HostDoor
-    ) -> Generator[tuple[str, int, str]]:
-        """(address, port, root) of a sender that runs while the block does."""
+    ) -> Generator[tuple[str, int, str, _Desk | None]]:
+        """(address, port, root, its job) of a sender that runs while the block does."""
         if not transfer.sender:
             with (
                 self._sender_here(cargo, transfer.directory, made) as (port, root),
                 receiver.forward(port) as forwarded,
             ):
-                yield "127.0.0.1", forwarded, root
+                yield "127.0.0.1", forwarded, root, None
             return
         host = self._hosts[transfer.sender]
         job = Serve("/weights", "/out/status", transfer.address, "/run/dsctl/certificate", "/run/dsctl/key", made.token,
@@ -183,7 +184,7 @@ class Carrier:
             status = self._await(desk, lambda told: told.state != "running", None)
             if status.state != "ready":
                 raise DsctlError(f"{host.name}: the sender did not start", why=status.error or status.kind)
-            yield transfer.address, status.port, status.root
+            yield transfer.address, status.port, status.root, desk
 
     @contextmanager
     def _sender_here(
@@ -260,11 +261,13 @@ class Carrier:
                 host.remove(desk.path)
 
     def _follow(self, desk: _Desk, voice: Voice | None) -> Status:
-        return self._await(desk, lambda told: told.state in ("done", "failed"), voice)
+        return self._await(desk, _has_ended, voice)
 
-    def _await(self, desk: _Desk, told: Callable[[Status], bool], voice: Voice | None) -> Status:
-        """Polls until the status is as wanted, or its writer has gone."""
-        began = heard = shown = time.monotonic()
+    def _await(
+        self, desk: _Desk, told: Callable[[Status], bool], voice: Voice | None, sender: _Desk | None = None
+    ) -> Status:  # fmt: skip
+        """Polls until the status is as wanted, or its writer (or the sender it depends on) has gone."""
+        began = heard = shown = asked = time.monotonic()
         beat = -1.0
         while True:
             status = desk.status()
@@ -280,6 +283,10 @@ class Carrier:
                 return last if told(last) else msgspec.structs.replace(last, state="failed", kind=GONE, error=GONE)
             elif now - heard > SILENT_S:
                 raise DsctlError(f"{desk.host.name}: nothing was heard of {desk.name} for {seconds(SILENT_S)}")
+            if sender and now - asked > LOOK_S:
+                asked = now
+                if not sender.runs() and not told(status := desk.status()):
+                    return msgspec.structs.replace(status, state="failed", kind=GONE, error=GONE)
             if voice and now - shown > TELL_S:
                 shown = now
                 self._progress[desk.host.name] = status
@@ -306,9 +313,13 @@ class Carrier:
             voice.say(f"  {name}: {size(there)} of {size(each.total)}, {size(rate)}/s{eta}{again}")
 
 
+def _has_ended(status: Status) -> bool:
+    return status.state in ("done", "failed")
+
+
 def memory_of(directory: str) -> Path:
     """Where hashes of a directory on this machine are remembered."""
-    return cache_home() / "weights" / f"{sha256(str(Path(directory).resolve()).encode()).hexdigest()[:24]}.json"
+    return cache_home() / "manifests" / f"{sha256(str(Path(directory).resolve()).encode()).hexdigest()[:24]}.json"
 
 
 def _spec(desk: _Desk, image: str, owner: str, mounts: tuple[Mount, ...]) -> ContainerSpec:

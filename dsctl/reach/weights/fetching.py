@@ -73,17 +73,19 @@ def receive(job: Receive, telling: Telling) -> Manifest:
     session = secrets.token_hex(8)
     end = time.monotonic() + job.deadline_s
     peer = Peer(job, session)
-    manifest = _manifest(job, peer, end)
-    telling.tell(root=job.root, total=manifest.size)
-    ground = Ground(Path(job.directory), manifest)
-    wanted = ground.missing(lambda count: telling.add(present=count))
-    ground.check_room(wanted)
-    _Lanes(job, session, ground, telling, end).run(wanted)
-    ground.seal()
-    with suppress(OSError, PeerError):  # it ends by itself too
-        peer.ask("POST", "/done", {}, 0)
-    peer.close()
-    return manifest
+    try:
+        manifest = _manifest(job, peer, end)
+        telling.tell(root=job.root, total=manifest.size)
+        ground = Ground(Path(job.directory), manifest)
+        wanted = ground.missing(lambda count: telling.add(present=count))
+        ground.check_room(wanted)
+        _Lanes(job, session, ground, telling, end).run(wanted)
+        ground.seal()
+        with suppress(OSError, PeerError):  # it ends by itself too
+            peer.ask("POST", "/done", {}, 0)
+        return manifest
+    finally:
+        peer.close()
 
 
 def _manifest(job: Receive, peer: Peer, end: float) -> Manifest:

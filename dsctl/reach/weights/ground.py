@@ -113,8 +113,10 @@ class Ground:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             with suppress(OSError):
                 self.part(name).unlink()
-            raise SpaceError(f"{name}: the disk is full; its half was removed", why=str(error),
-                             hint="free some space and run the same command again; whole files are kept") from error  # fmt: skip
+            raise SpaceError(
+                f"{name}: the disk is full; its half was removed", why=str(error),
+                hint="free some space and run the same command again; whole files are kept",
+            ) from error  # fmt: skip
         raise error
 
     def end(self, file: WeightFile, handle: int) -> None:

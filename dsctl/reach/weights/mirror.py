@@ -90,7 +90,7 @@ class Mirror:
                 raise MirrorError(f"{self._url} gives no ranges ({answer.status_code})")
             if answer.status_code // 100 != 2:
                 raise MirrorError(f"{self._url}/{name}: {answer.status_code}")
-            yield from answer.iter_raw(1 << 20)
+            yield from answer.iter_raw()  # as it comes: what a break would lose of a larger block comes again
 
     def _once(self, method: str, name: str) -> httpx.Response | None:
         import httpx
