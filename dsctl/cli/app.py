@@ -30,6 +30,7 @@ from dsctl.cli.commands import (
     lock,
     logs,
     plan,
+    provision,
     quantize,
     releases,
     render,
@@ -42,7 +43,7 @@ from dsctl.cli.commands import (
 VERBS: tuple[Callable[..., None], ...] = (
     init.init, deploy.deploy, scale.scale, status.status, down.down, logs.logs, plan.plan, diff.diff,
     releases.releases, releases.rollback, cordon.drain, cordon.cordon, cordon.uncordon, cordon.prune,
-    serve.serve, chat.chat, gateway.gateway, quantize.quantize,
+    serve.serve, chat.chat, gateway.gateway, quantize.quantize, provision.provision,
 )  # fmt: skip
 GROUPS: tuple[typer.Typer, ...] = (
     doctor.group, canary.group, bench.group, render.group, keys.group, hosts.group, lock.group, config.group,

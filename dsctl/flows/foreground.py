@@ -18,6 +18,7 @@ from dsctl.flows.project import Project
 PARTS = {
     "engine": ("torch", "tokenizers", "safetensors", "uvicorn"),
     "gateway": ("uvicorn", "uvloop", "httptools"),
+    "provision": ("ansible", "ansible_runner"),
     "bench": ("locust", "gevent", "geventhttpclient", "numpy"),
 }
 
