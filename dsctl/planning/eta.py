@@ -10,6 +10,7 @@ from dsctl.base.fleetstep import (
     Canary,
     Drain,
     FetchImage,
+    FleetAction,
     FleetStep,
     PullWeights,
     RunContainer,
@@ -41,21 +42,28 @@ def eta(steps: Sequence[FleetStep], loads: Mapping[str, Sequence[float]]) -> flo
                 if took < 0:
                     return Missing(f"no load of {model} was seen yet")
                 now = max(now + each, started.get(container, now) + took)
-            case Canary(seconds=stand_s):
-                now += usual(loads, "Canary", stand_s + each)
-            case Soak(_, soak_s):
-                now += usual(loads, "Soak", soak_s + each)
-            case Drain():
-                now += usual(loads, "drain", each)
-            case SpreadWeights():
-                now += duration(step.action, 1e9 / usual(loads, "weights", 1e9 / DEFAULT_RATE))
-            case PullWeights(cargo):
-                now += cargo.size / (cargo.rate or DEFAULT_RATE)
-            case FetchImage():
-                now += usual(loads, "fetch", 10 * ACTION_S)
             case _:
-                now += each
+                now += _alone(step.action, loads, each)
     return now
+
+
+def _alone(action: FleetAction, loads: Mapping[str, Sequence[float]], each: float) -> float:
+    """Of an action that nothing else runs beside; `each` is what one of its kind took before."""
+    match action:
+        case Canary(seconds=stand_s):
+            return usual(loads, "Canary", stand_s + each)
+        case Soak(_, soak_s):
+            return usual(loads, "Soak", soak_s + each)
+        case Drain():
+            return usual(loads, "drain", each)
+        case FetchImage():
+            return usual(loads, "fetch", 10 * ACTION_S)
+        case SpreadWeights():
+            return duration(action, 1e9 / usual(loads, "weights", 1e9 / DEFAULT_RATE))
+        case PullWeights(cargo):
+            return cargo.size / (cargo.rate or DEFAULT_RATE)
+        case _:
+            return each
 
 
 def usual(loads: Mapping[str, Sequence[float]], what: str, default: float) -> float:

@@ -62,9 +62,31 @@ def ground_steps(wish: FleetWish, seen: Seen, record: str, secrets: Secrets) -> 
 
 
 def _images(wish: FleetWish, seen: Seen, image: str, kind: str, hosts: Sequence[str]) -> list[FleetStep]:
+    """An image runs where it was made for: hosts of one architecture (and, built by us, of one base) share one."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for host in hosts:
+        alike.setdefault(_made_for(wish, seen, image, kind, host), []).append(host)
+    steps: list[FleetStep] = []
+    for key, each in alike.items():
+        there = [host for host, facts in seen.fleet.items() if not isinstance(facts, Missing)]
+        kin = [host for host in there if _made_for(wish, seen, image, kind, host) == key]
+        steps += _shared(wish, seen, (image, kind), each, kin)
+    return steps
+
+
+def _made_for(wish: FleetWish, seen: Seen, image: str, kind: str, host: str) -> tuple[str, str]:
+    facts = seen.facts(host)
+    is_built = image.startswith(f"dsctl-{kind}:")
+    return str(facts.arch), device_base(wish, facts, kind) if is_built else ""
+
+
+def _shared(
+    wish: FleetWish, seen: Seen, wanted: tuple[str, str], hosts: Sequence[str], alike: Sequence[str]
+) -> list[FleetStep]:  # fmt: skip
     """From a host that has it; else built (our own names) or pulled on the first host, then from there."""
+    image, kind = wanted
     known = {host: _image(seen, host, image) for host in hosts}
-    holders = [host for host in seen.fleet if _image(seen, host, image)]
+    holders = [host for host in alike if _image(seen, host, image)]
     wanting = [host for host in hosts if not known[host]]
     if not wanting:
         return _equalise(seen, image, hosts, known)

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsctl.base.errors import PreflightError
-from dsctl.base.fleetstep import AwaitReady, EditTable, EndContainer, RunContainer
+from dsctl.base.fleetstep import AwaitReady, BuildImage, EditTable, EndContainer, FetchImage, RunContainer
 from dsctl.base.missing import Missing
-from dsctl.facts.host import HostFacts
+from dsctl.facts.host import Docker, HostFacts
 from dsctl.planning.eta import eta
+from dsctl.planning.fleetground import ground_steps
 from dsctl.planning.fleetroll import FleetPlan, Terms, plan_fleet
 from dsctl.planning.fleetseen import Seen, newer_states, see
 from dsctl.planning.fleetwish import FleetWish
@@ -225,3 +226,22 @@ def test_eta_counts_loads_together_once() -> None:
     assert isinstance(found, float)
     assert waits == 8 + 4
     assert 100 <= found <= 100 + 0.1 * len(plan.steps)
+
+
+def test_images_stay_with_their_architecture() -> None:
+    """One build for each architecture and base, on its first host; the others of its kind get it from there."""
+    plain = fleets.host("a")
+    assert isinstance(plain.docker, Docker)
+    empty = replace(plain.docker, images={})
+    fleet: dict[str, HostFacts | Missing] = {
+        "a": fleets.host("a", 1, docker=empty), "b": fleets.host("b", 2, docker=empty, arch="aarch64"),
+        "c": fleets.host("c", 3, docker=empty), "d": fleets.host("d", 4, docker=empty, arch="aarch64"),
+        "e": fleets.gpu_host("e", 5, 1, docker=empty),
+    }  # fmt: skip
+    name = "dsctl-engine:1"
+    wished = fleets.wish(tuple(fleet), image=name, front_image=name, device="auto", cpu_base="cpu", cuda_base="cuda")
+    steps = ground_steps(wished, see("prod", fleet), "", {})
+    built = [(step.host, step.action.base) for step in steps if isinstance(step.action, BuildImage)]
+    assert built == [("a", "cpu"), ("b", "cpu"), ("e", "cuda")]
+    fetched = {step.host: step.action.source for step in steps if isinstance(step.action, FetchImage)}
+    assert fetched == {"c": "a", "d": "b"}
