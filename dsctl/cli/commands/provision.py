@@ -18,9 +18,9 @@ def provision(
     hosts: Hosts = "", check: Check = False, only: Only = "", driver: Driver = "", variables: Set = None,
     config: Config = None, yes: Yes = False, quiet: Quiet = False, json: Json = False,
 ) -> None:  # fmt: skip
-    """Give hosts what serving needs: users, limits, time, logs, kernel settings, Docker, NVIDIA's toolkit.
+    """Give hosts users, limits, Docker and the rest.
 
-    Run again, it changes nothing. The driver is touched only with --driver. By hand: ansible-playbook site.yml
+    Also clocks, rotated logs, kernel settings, and NVIDIA's toolkit where there are cards. Run again, it changes nothing. The driver is touched only with --driver. By hand: ansible-playbook site.yml
     """
     from dsctl.cli import provisionshow, show
     from dsctl.config.settings import load

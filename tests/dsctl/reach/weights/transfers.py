@@ -52,7 +52,8 @@ class Ends:
         return child
 
     def serve(self, directory: Path, **options: object) -> subprocess.Popen[bytes]:
-        """A sender that is ready."""
+        """A sender that is ready; one that ran before is ended, as both would write one status."""
+        self.close()
         child = self.start("serve", Serve(
             str(directory), str(self.directory / "serve.status"), "127.0.0.1", str(self.directory / "certificate"),
             str(self.directory / "key"), self.token, chunk=CHUNK, **options,
