@@ -102,6 +102,7 @@ def test_weights_reach_every_host_and_stay_right(operator: Operator, tmp_path: P
     assert leftovers(operator) == []
 
 
+@pytest.mark.long
 def test_a_killed_sender_is_replaced(operator: Operator, tmp_path: Path) -> None:
     """kill -9 of a sending container in the middle: another holder goes on from what has arrived."""
     model, project = operator.settings["model"], operator.settings["project"]
@@ -125,6 +126,7 @@ def test_a_killed_sender_is_replaced(operator: Operator, tmp_path: Path) -> None
     assert leftovers(operator) == []
 
 
+@pytest.mark.long
 def test_a_killed_operator_leaves_nothing_that_stays(operator: Operator, tmp_path: Path) -> None:
     """kill -9 of dsctl in the middle: the next run takes over what is there and completes."""
     operator.save(weights={"rate_mib": 4})
@@ -136,6 +138,7 @@ def test_a_killed_operator_leaves_nothing_that_stays(operator: Operator, tmp_pat
     assert leftovers(operator) == []
 
 
+@pytest.mark.long
 def test_a_full_disk_is_predicted_and_survived(operator: Operator, tmp_path: Path) -> None:
     """No room: refused before a byte moves. Room that goes meanwhile: no half file, and a re-run completes."""
     project, model = operator.settings["project"], operator.settings["model"]

@@ -20,7 +20,8 @@ def provision(
 ) -> None:  # fmt: skip
     """Give hosts users, limits, Docker and the rest.
 
-    Also clocks, rotated logs, kernel settings, and NVIDIA's toolkit where there are cards. Run again, it changes nothing. The driver is touched only with --driver. By hand: ansible-playbook site.yml
+    Also clocks, rotated logs, kernel settings, and NVIDIA's toolkit where there are cards. Run again, it changes
+    nothing. The driver is touched only with --driver. By hand: ansible-playbook site.yml
     """
     from dsctl.cli import provisionshow, show
     from dsctl.config.settings import load
