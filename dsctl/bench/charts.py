@@ -134,7 +134,7 @@ def _scales(chart: Chart, points: Sequence[Point]) -> tuple[Scale, Scale]:
         x_low = max(x_low, max(xs) / 1e4, 1e-9)  # what lies further below stands at the edge
     y_low = 0.0 if chart.y_from_zero and min(ys) >= 0 else min(ys)
     y_high = max(ys)
-    y_high += (y_high - y_low) * 0.06
+    y_high += (y_high - y_low) * (0.16 if any(series.labels for series in chart.series) else 0.06)
     x = Scale(*_apart(x_low, x_high), LEFT, WIDTH - RIGHT, chart.x_log)
     return x, Scale(*_apart(y_low, y_high), HEIGHT - BOTTOM, TOP)
 

@@ -8,11 +8,16 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from dsctl.bench import selfcheck
 from dsctl.bench.lengths import Length
 from dsctl.bench.loads import Level, Load
-from dsctl.bench.plan import Workload
+from dsctl.bench.plan import Plan, Target, Workload
+from dsctl.bench.progress import Ended
+from dsctl.bench.records import Window
+from dsctl.bench.selfcheck import Evidence
 from tests.dsctl.bench.scripted import CHUNKED, HEAD, chunk, one_by_one, server, working
 from tests.dsctl.bench.test_answer import USAGE, delta, frame
 
@@ -196,3 +201,34 @@ def test_what_is_not_finished_is_recorded(tmp_path: Path) -> None:
     assert {row.status for row in rows} == {"censored", "left"}
     assert all((row.leave_after == 1) == (row.status == "left") for row in rows)
     assert all(row.chunks == 1 and row.t_close is not None for row in rows)
+
+
+BURNS = """
+import time
+import gevent
+def burn():
+    while True:
+        until = time.perf_counter() + 0.03
+        while time.perf_counter() < until:
+            pass
+        gevent.sleep(0.001)
+gevent.spawn(burn)
+"""
+
+
+def test_a_worker_that_burns_its_core_is_not_believed(tmp_path: Path) -> None:
+    """With a loop that computes for 30 ms at a time in the worker, its own probe says that events are seen late."""
+
+    def play(connection: socket.socket, _: int, __: bytes) -> bool:
+        connection.sendall(GOOD)
+        return True
+
+    load = Load(kind="closed", levels=[Level(1, 2.5)], drain=5.0)
+    with server(play) as url, working(tmp_path, url, load, before=BURNS) as worker:
+        (ended,) = [message for message in worker.messages() if message["type"] == "ended"]
+        rows = worker.rows()
+    evidence = Evidence((msgspec.convert(ended, Ended),))
+    plan = Plan(target=Target(url=url, model="m"), load=load, workload=Workload())
+    check, reasons = selfcheck.examine(plan, rows, evidence, Window(0.0, 2.5))
+    assert check.loop_lag_p99 > selfcheck.LAG_LIMIT_S
+    assert any("late" in reason for reason in reasons)
