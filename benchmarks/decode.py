@@ -69,7 +69,8 @@ def rig(model: FusedModel, config: EngineConfig) -> Rig:
     """The loop as a core process has it."""
     blocks = -(-32 * 1024 // config.block_size)
     scheduler = Scheduler(config, Limits(model.spec.vocab_size, LENGTH, 32 * 1024), BlockPool(blocks))
-    runner = Runner(model, model.new_cache(blocks, config.block_size), config.block_size)
+    cache = model.new_cache(blocks, config.block_size)
+    runner = Runner(model, cache, config.block_size, model.library.contenders)
     said: list[msgspec.Struct] = []
     return Rig(Loop(scheduler, runner, cast("Inbox", None), said.append), said, model.spec.vocab_size)
 

@@ -27,12 +27,15 @@ def mean_distinct(report: Report, rows: int) -> float:
     return sum(layers) / len(layers) if layers else SHAPE.expected_distinct(rows)
 
 
-def limit_of(report: Report, engine: Measured, rows: int, *, distinct: float | None = None) -> Limit:
-    """The limit of a step with `rows` tokens under this engine's own probe."""
+def limit_of(report: Report, engine: Measured, rows: int, *, prompts: int | None = None) -> Limit:
+    """The limit of a step with `rows` tokens under this engine's own probe.
+
+    `prompts`: the tokens are that many whole prompts, which visit every expert and ask for one row of logits each.
+    """
     probe = engine.probe
     operations = probe.bf16 if arithmetic_of(engine.weights) == "bf16" else probe.int8
-    visited = mean_distinct(report, rows) if distinct is None else distinct
-    return limit(SHAPE, engine.weights, Rates(probe.read, operations), rows, visited)
+    visited = mean_distinct(report, rows) if prompts is None else SHAPE.experts
+    return limit(SHAPE, engine.weights, Rates(probe.read, operations), rows, visited, prompts)
 
 
 def disturbed(report: Report) -> list[str]:
@@ -71,7 +74,7 @@ def prefill_table(report: Report) -> list[str]:
         cells: list[str] = []
         for (prompts, length), name in zip(PREFILLS, names, strict=True):
             spread = engine.prefill.get(name)
-            most = limit_of(report, engine, prompts * length, distinct=SHAPE.experts).overlapped
+            most = limit_of(report, engine, prompts * length, prompts=prompts).overlapped
             cells.append(f"**{_rate(spread)}** {spread.median / most:.0%} of {most:.0f}" if spread else "–")
         probe = engine.probe
         lines.append(f"| {engine.name} | {probe.int8 / 1e12:.2f} / {probe.bf16 / 1e12:.2f} T/s | {' | '.join(cells)} |")

@@ -67,7 +67,7 @@ class Shape:
     top_k: int
     always: int  # parameters that every step reads: attention, dense and shared MLPs, router, head
     expert: int  # parameters of one routed expert
-    embedding: int
+    embedding: int  # of the table, and of the head, which has the same shape
     latent: int  # values cached for a token and layer
 
     @property
@@ -140,10 +140,14 @@ def step_bytes(shape: Shape, weights: str, distinct: float) -> float:
     return shape.always * rest + shape.moe_layers * distinct * shape.expert * routed
 
 
-def limit(shape: Shape, weights: str, rates: Rates, rows: int, distinct: float) -> Limit:
-    """The limit of a step with `rows` tokens; reading the latent cache is left out, small at these lengths."""
+def limit(shape: Shape, weights: str, rates: Rates, rows: int, distinct: float, heads: int | None = None) -> Limit:
+    """The limit of a step with `rows` tokens of which `heads` (default: all) ask for logits.
+
+    Reading the latent cache and computing attention over it are left out, small at these lengths.
+    """
     reading = step_bytes(shape, weights, distinct) / rates.read
-    computing = 2 * shape.active * rows / rates.operations
+    heads = rows if heads is None else heads
+    computing = 2 * ((shape.active - shape.embedding) * rows + shape.embedding * heads) / rates.operations
     return Limit(rows / max(reading, computing), rows / (reading + computing))
 
 

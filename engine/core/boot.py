@@ -16,6 +16,7 @@ from engine.core import faults, machine
 from engine.core.ranks import Ranks
 from engine.layers.cache import LatentCache
 from engine.modeling import loader, selfcheck
+from engine.modeling.fused import FusedModel
 from engine.modeling.loader import Loaded
 from engine.modeling.parted import NumberedCache, PartedModel
 from engine.running.runner import Runner
@@ -70,7 +71,8 @@ def boot(start: Start) -> Booted:
     router = model.spec.router
     shape = ExpertShape(router.experts, router.top_k)
     scheduler = Scheduler(config, limits, BlockPool(plan.num_blocks), shape=shape)
-    return Booted(scheduler, Runner(computes, cache, config.block_size), ready)
+    contenders = model.library.contenders if isinstance(model, FusedModel) else None
+    return Booted(scheduler, Runner(computes, cache, config.block_size, contenders), ready)
 
 
 def _plan(config: EngineConfig) -> MemoryPlan:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.layers.batch import StepBatch
 from engine.running.batch import build, wanted_rows
-from engine.running.sampler import Logits, Question, choose, top_of
+from engine.running.sampler import Contenders, Logits, Question, choose, top_of
 from engine.scheduling.plan import Outcome, StepPlan, Work
 from engine.wire.messages import Top
 
@@ -32,7 +32,8 @@ class Computes(Protocol):
 class Runner:
     """A model with its cache."""
 
-    def __init__(self, model: Computes, cache: Any, block_size: int) -> None:
+    def __init__(self, model: Computes, cache: Any, block_size: int, contenders: Contenders | None = None) -> None:
+        self._contenders = contenders  # how the sampler may be helped; changes no token
         self._model = model
         self._cache = cache
         self._block_size = block_size
@@ -63,18 +64,18 @@ class Runner:
         for work in works:
             rows.append(logits[first : first + len(wanted_rows(work))])
             first += len(rows[-1])
-        return _outcomes(works, rows)
+        return self._outcomes(works, rows)
 
-
-def _outcomes(works: Sequence[Work], rows: Sequence[Logits]) -> list[Outcome]:
-    """What the wanted rows [n, vocab] of each work say."""
-    are_finite = [_is_finite(logits) for logits in rows]
-    choosing = [i for i, work in enumerate(works) if work.chooses and are_finite[i]]
-    tokens = dict(zip(choosing, choose([_question(works[i], rows[i]) for i in choosing]), strict=True))
-    return [
-        _outcome(work, logits, tokens.get(i)) if are_finite[i] else Outcome(error=_NOT_FINITE)
-        for i, (work, logits) in enumerate(zip(works, rows, strict=True))
-    ]
+    def _outcomes(self, works: Sequence[Work], rows: Sequence[Logits]) -> list[Outcome]:
+        """What the wanted rows [n, vocab] of each work say."""
+        are_finite = [_is_finite(logits) for logits in rows]
+        choosing = [i for i, work in enumerate(works) if work.chooses and are_finite[i]]
+        questions = [_question(works[i], rows[i]) for i in choosing]
+        tokens = dict(zip(choosing, choose(questions, self._contenders), strict=True))
+        return [
+            _outcome(work, logits, tokens.get(i)) if are_finite[i] else Outcome(error=_NOT_FINITE)
+            for i, (work, logits) in enumerate(zip(works, rows, strict=True))
+        ]
 
 
 def _is_finite(logits: Logits) -> bool:

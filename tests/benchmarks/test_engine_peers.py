@@ -41,6 +41,15 @@ def test_limits_follow_bytes_and_operations() -> None:
     assert slow_products.overlapped == pytest.approx(1e12 / (2 * SHAPE.active))
 
 
+def test_prompts_ask_for_one_row_of_logits() -> None:
+    """The head is computed once for a prompt, not for its every token, and its products leave the limit."""
+    rates = Rates(read=1e15, operations=1e12)
+    body = 2 * (SHAPE.active - SHAPE.embedding) * 512 / 1e12
+    found = limit(SHAPE, "int8", rates, 512, SHAPE.experts, heads=1)
+    assert found.overlapped == pytest.approx(512 / (body + 2 * SHAPE.embedding / 1e12))
+    assert found.overlapped > limit(SHAPE, "int8", rates, 512, SHAPE.experts).overlapped
+
+
 def test_only_routed_experts_shrink_with_four_bits() -> None:
     """int4 halves the experts' bytes (and adds scales) and leaves everything else at a byte."""
     experts = 10 * SHAPE.moe_layers * SHAPE.expert

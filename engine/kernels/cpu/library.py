@@ -10,7 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.kernels.cpu import structs
@@ -24,6 +26,9 @@ OPERATIONS: Final = (  # csrc/profile.h
 )
 VERSION: Final = 2  # part of the numerics id: raised when a kernel's bits change
 
+CONTENDERS: Final = 64  # ids told of a draw
+Ids = NDArray[np.int64]
+
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +40,15 @@ class Spent:
     ns: int
     bytes: int  # of weights
     calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A token to be drawn by argmax(logits / temperature + noise)."""
+
+    logits: NDArray[np.float32]  # [vocab], finite
+    temperature: float
+    address: tuple[int, int, int]  # of the noise: seed, choice, position
 
 
 class Library:
@@ -105,8 +119,24 @@ class Library:
         memory = (ctypes.c_void_p * count)(*(layer.data_ptr() for layer in caches))
         _raise(self._c.dsctl_layers(pointers, ctypes.c_int64(count), _ref(batch), _at(x), memory))
 
+    def contenders(self, draws: Sequence[Draw]) -> list[Ids | None]:
+        """For each draw the ids, rising, of which one wins; None where they are too many. On torch's threads."""
+        ids = np.empty((len(draws), CONTENDERS), dtype=np.int64)
+        found = np.empty(len(draws), dtype=np.int64)
+        arguments = (structs.Draw * max(1, len(draws)))()
+        for i, draw in enumerate(draws):
+            row = draw.logits
+            if row.dtype != np.float32 or not row.flags.c_contiguous or not row.size:
+                raise ValueError(f"logits must be neighbouring float32 values, not {row.dtype} {row.shape}")
+            arguments[i] = structs.Draw(
+                *(row.ctypes.data, row.size, draw.temperature, *draw.address, ids[i].ctypes.data, CONTENDERS)
+            )
+        count, at = ctypes.c_int64(len(draws)), ctypes.c_void_p(found.ctypes.data)
+        _raise(self._c.dsctl_contenders(arguments, count, at, ctypes.c_int(torch.get_num_threads())))
+        return [ids[i, :n] if n >= 0 else None for i, n in enumerate(found.tolist())]
+
     def sizes(self, into: ctypes.Array[ctypes.c_int64]) -> int:
-        """Write the compiler's sizes of the mirrored structures into an array of 8; returns how many there are."""
+        """Write the compiler's sizes of the mirrored structures into an array of 9; returns how many there are."""
         return int(self._c.dsctl_sizes(into))
 
     def profile(self, *, on: int) -> list[Spent]:

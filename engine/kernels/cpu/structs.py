@@ -133,3 +133,18 @@ class Batch(ctypes.Structure):
         ("cache_is_half", _I32),
         ("threads", _I32),
     ]
+
+
+class Draw(ctypes.Structure):
+    """csrc/sample.h"""
+
+    _fields_: Final = [
+        ("logits", _P),
+        ("size", _I64),
+        ("temperature", ctypes.c_double),
+        ("seed", ctypes.c_uint64),
+        ("choice", ctypes.c_uint64),
+        ("position", ctypes.c_uint64),
+        ("ids", _P),
+        ("most", _I64),
+    ]

@@ -72,8 +72,8 @@ def test_ties_go_to_the_lowest_id(kernels: Library) -> None:
 
 def test_structures_have_the_sizes_of_the_sources(kernels: Library) -> None:
     """ctypes and the compiler agree on every structure."""
-    sizes = (ctypes.c_int64 * 8)()
+    sizes = (ctypes.c_int64 * 9)()
     count = kernels.sizes(sizes)
     mirrored = [structs.Matrix, structs.Operand, structs.Routing, structs.Router]
-    mirrored += [structs.Attention, structs.FeedForward, structs.PromptPart, structs.Batch]
+    mirrored += [structs.Attention, structs.FeedForward, structs.PromptPart, structs.Batch, structs.Draw]
     assert list(sizes[:count]) == [ctypes.sizeof(structure) for structure in mirrored]

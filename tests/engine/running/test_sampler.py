@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.kernels.cpu.library import Draw
 from engine.running import noise
 from engine.running.kept import kept, nucleus, ranked
-from engine.running.sampler import Question, adjusted, top_of
+from engine.running.sampler import Contenders, Question, adjusted, top_of
 from engine.running.sampler import choose as choose_all
 from engine.wire.messages import Sampling
+from tests.engine.compiled import BUILDS, library
 
 
 def _row(seed: int = 0, size: int = 1000, scale: float = 2.0) -> np.ndarray:
@@ -129,3 +131,40 @@ def test_logprobs_are_of_the_raw_logits() -> None:
     assert top.logprobs == pytest.approx(exact[top.ids].tolist(), abs=1e-12)
     assert top_of(row, 17, 0).ids == []
     assert np.exp(exact).sum() == pytest.approx(1.0)
+
+
+@pytest.fixture(scope="module", params=BUILDS)
+def search(request: pytest.FixtureRequest) -> Contenders:
+    """The compiled search of each build in turn."""
+    return library(request.config, request.param).contenders
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.1, 2.0, 30.0])
+@pytest.mark.parametrize("size", [1, 3, 63, 64, 65, 1000, 32003])
+def test_the_compiled_search_changes_no_answer(search: Contenders, size: int, scale: float) -> None:
+    """Flat, equal and steep rows of any length, any address and temperature: the token chosen without it."""
+    for i in range(6):
+        more = {"seed": 2**64 - 1 - i * 2**31, "choice": i, "temperature": (1e-6, 0.3, 1.0, 50.0)[i % 4]}
+        question = Question(_row(i, size, scale), _sampling(**more), [0], [0] * i)
+        assert choose_all([question], search) == choose_all([question])
+
+
+def test_the_compiled_search_among_all_kinds_of_questions(search: Contenders) -> None:
+    """Penalties, filters and temperature 0 beside plain draws, at once: the answers without it."""
+    kinds = [{}, {"temperature": 0.0}, {"top_p": 0.8}, {"top_k": 5}, {"min_p": 0.1}, {"frequency_penalty": 1.0}]
+    questions = [Question(_row(i, 300), _sampling(**kinds[i % 6], seed=i // 3), [0], [1] * i) for i in range(24)]
+    assert choose_all(questions, search) == choose_all(questions)
+    assert choose_all([], search) == []
+
+
+def test_ties_are_left_to_the_plain_way(search: Contenders) -> None:
+    """Equal logits differ by their noise; where that drowns and all sums are equal, the plain way answers."""
+    row = np.zeros(50, dtype=np.float32)
+    (ids,) = search([Draw(row, 1.0, (5, 0, 0))])
+    assert ids is not None
+    right = int(np.argmax(noise.gumbel([(5, 0, 0)], [np.arange(50)], 50)[0]))
+    assert right in ids.tolist()
+    (many,) = search([Draw(np.full(200, 1e30, dtype=np.float32), 1.0, (5, 0, 0))])
+    assert many is None  # the noise drowns: all 200 are equal, more than are told
+    question = Question(np.full(200, 1e30, dtype=np.float32), _sampling(), [0], [])
+    assert choose_all([question], search) == choose_all([question])

@@ -3,6 +3,7 @@
 
 #include "layer.h"
 #include "profile.h"
+#include "sample.h"
 
 using namespace dsctl;
 
@@ -64,10 +65,15 @@ int dsctl_profile(int on, int64_t* ns, int64_t* bytes, int64_t* calls) {
     return OPS;
 }
 
+// The ids that may win each draw, see Draw; found[i] is how many, or −1.
+int dsctl_contenders(const Draw* draws, int64_t count, int64_t* found, int threads) {
+    return guarded([&] { parallel(threads, count, [&](int64_t i) { found[i] = contenders(draws[i]); }); });
+}
+
 // Sizes of the structures that Python mirrors, for a test; returns how many.
 int dsctl_sizes(int64_t* sizes) {
     const size_t found[] = {sizeof(Matrix), sizeof(Operand), sizeof(Routing), sizeof(Router),
-                            sizeof(Attention), sizeof(FeedForward), sizeof(PromptPart), sizeof(Batch)};
+                            sizeof(Attention), sizeof(FeedForward), sizeof(PromptPart), sizeof(Batch), sizeof(Draw)};
     int count = 0;
     for (size_t size : found) sizes[count++] = int64_t(size);
     return count;

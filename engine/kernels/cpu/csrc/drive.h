@@ -155,6 +155,13 @@ struct Plan {
             if (known) pairs[place[i]] = int32_t(i);
         }
     }
+
+    // What is read after block `b` − 1 of an active expert's matrix: its next block, else the next expert's first.
+    template <typename F>
+    Ahead after(const Matrix& m, int64_t a, int64_t b, int64_t blocks, int64_t rows) const {
+        bool same = b < blocks || a + 1 == experts;
+        return next<F>(F::of(m, active[same ? a : a + 1]), same ? b : 0, rows);
+    }
 };
 
 template <typename F>
@@ -196,7 +203,7 @@ void experts(const Matrix& gate, const Matrix& up, const Matrix& down, const Rou
         typename F::Weight g = F::of(gate, e), u = F::of(up, e);
         int64_t b = index % inner, count = plan.start[a + 1] - first;
         row_tiles(count, GateUpTile<F>{g, u, rows, plan.pairs + first, r.k, b, acts + first * ld, ld,
-                                       next<F>(u, b, count), next<F>(g, b + 1, count)});
+                                       next<F>(u, b, count), plan.after<F>(gate, a, b + 1, inner, count)});
     });
     parallel(small, plan.count, [&](int64_t i) { G::encode(acts + i * ld, I, acted.at(i)); });
     parallel(r.threads, plan.experts * outer, [&](int64_t index) {
@@ -204,7 +211,8 @@ void experts(const Matrix& gate, const Matrix& up, const Matrix& down, const Rou
         typename G::Weight d = G::of(down, plan.active[a]);
         int valid = int(std::min<int64_t>(BLOCK, H - b * BLOCK));
         int64_t count = plan.start[a + 1] - first;
-        row_tiles(count, LinearTile<G>{d, acted, b, first, valid, y + first * H, H, next<G>(d, b + 1, count)});
+        row_tiles(count, LinearTile<G>{d, acted, b, first, valid, y + first * H, H,
+                                       plan.after<G>(down, a, b + 1, outer, count)});
     });
     parallel(small, r.T, [&](int64_t t) {
         for (int64_t n = 0; n < H; n += LANES) {

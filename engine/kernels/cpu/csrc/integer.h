@@ -152,10 +152,13 @@ struct Int8 {
         I16 acc[M * V];
         repeat<M * V>(EACH(i) { acc[i] = izero(); });
         for (int64_t k = 0; k < K4; ++k, q += BLOCK * 4) {
-            if constexpr (V == 2) {  // fewer rows read as a stream, which the processor fetches ahead better by itself
+            if constexpr (V == 2) {
                 prefetch_far(next);
                 prefetch_far(next + K4 * step);
                 next += step;
+            } else if constexpr (V == 4) {
+                const char* lead = leading(q, (K4 - k) * BLOCK * 4, ahead);
+                repeat<V>(EACH(v) { prefetch_far(lead + v * 64); });
             }
             int32_t x4[M];
             repeat<M>(EACH(m) { std::memcpy(&x4[m], static_cast<const char*>(rows[m]) + 4 * k, 4); });
@@ -233,6 +236,10 @@ struct Int4 {
                 if constexpr (H == 1) {
                     prefetch_far(next);
                     next += step;
+                } else {
+                    const char* lead = leading(q, (w.K - k) / 4 * 128, ahead);
+                    prefetch_far(lead);
+                    prefetch_far(lead + 64);
                 }
                 int32_t x4[M];
                 repeat<M>(EACH(m) { std::memcpy(&x4[m], static_cast<const char*>(rows[m]) + k, 4); });

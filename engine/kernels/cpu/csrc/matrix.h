@@ -70,6 +70,13 @@ struct Ahead {
     int64_t bytes = 0;  // this tile's share
 };
 
+// For few rows the weights are read once, as a stream: the processor's own fetching stops at every page, so lines are asked
+// for LEAD bytes before their turn, at the end of a block those of the next.
+constexpr int64_t LEAD = 4096;
+inline const char* leading(const void* q, int64_t left, const Ahead& ahead) {  // `left`: bytes of the block from q on
+    return left > LEAD || ahead.at == nullptr ? static_cast<const char*>(q) + LEAD : ahead.at + (LEAD - left);
+}
+
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 inline int64_t blocks(int64_t n) { return (n + BLOCK - 1) / BLOCK; }
 
