@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dsctl.base.missing import Missing
 from dsctl.config.inventory import Entry
 from dsctl.config.settings import Settings
 from dsctl.reach.fleetdoor import Context
 from dsctl.reach.hostdoor import HostDoor
+
+if TYPE_CHECKING:
+    from dsctl.reach.registry import Registry
 
 
 def opener(settings: Settings) -> Callable[[Entry], HostDoor]:
@@ -46,3 +50,10 @@ def context(settings: Settings) -> Context:
         return build_context(kind, base, settings)
 
     return make
+
+
+def registry() -> Registry | None:
+    """A registry for this run's images, where this machine has the program."""
+    from dsctl.reach.registry import Registry
+
+    return Registry() if Registry.is_possible() else None

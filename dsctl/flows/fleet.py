@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dsctl.base.errors import DsctlError, PreflightError, UsageError
 from dsctl.base.missing import Missing
@@ -18,6 +19,9 @@ from dsctl.planning.fleetseen import Seen, newer_states, see
 from dsctl.planning.fleetwish import FleetWish, fleet_wish
 from dsctl.reach.fleetdoor import Context, FleetDoor
 from dsctl.reach.hostdoor import HostDoor
+
+if TYPE_CHECKING:
+    from dsctl.reach.registry import Registry
 
 AT_ONCE = 30
 Opener = Callable[[Entry], HostDoor]
@@ -36,6 +40,7 @@ class Fleet:
     context: Context | None = None
     skips_unreachable: bool = False
     pause_s: float = 0.5
+    registry: Registry | None = None  # None: images travel as archives
 
     @property
     def project(self) -> str:
@@ -45,7 +50,7 @@ class Fleet:
     def door(self, seen: Seen) -> FleetDoor:
         """The door to all hosts that answered."""
         there = {name: self.doors[name] for name, facts in seen.fleet.items() if isinstance(facts, HostFacts)}
-        return FleetDoor(there, self.context, self.pause_s)
+        return FleetDoor(there, self.context, self.pause_s, self.registry)
 
     def with_settings(self, settings: Settings) -> Fleet:
         """The same hosts with other settings; hosts and fronts follow what these name."""
@@ -63,7 +68,7 @@ def open_fleet(
     skips_unreachable: bool = False,
 ) -> Fleet:  # fmt: skip
     """The fleet that dsctl.yaml and the inventory name; `hosts` wins over placement.hosts. Nothing is reached yet."""
-    from dsctl.flows.doors import context, opener
+    from dsctl.flows.doors import context, opener, registry
 
     given = {**(overrides or {}), **({"placement.hosts": hosts} if hosts else {})}
     settings = load(config, given)
@@ -71,7 +76,8 @@ def open_fleet(
     if not settings.text("placement.hosts"):
         raise UsageError("no hosts are named", hint="--hosts a100-nodes, or placement.hosts in dsctl.yaml")
     chosen, fronts = _chosen(settings, inventory), _fronts(settings, inventory)
-    return Fleet(settings, inventory, chosen, fronts, opener(settings), {}, context(settings), skips_unreachable)
+    return Fleet(settings, inventory, chosen, fronts, opener(settings), {}, context(settings), skips_unreachable,
+                 registry=registry())  # fmt: skip
 
 
 def _base(settings: Settings) -> Path:

@@ -14,7 +14,7 @@ from dsctl.base.missing import Missing
 from dsctl.base.voice import Silence
 from dsctl.facts.host import Container, Docker, HostFacts, ProjectState
 from dsctl.reach.fleetdoor import FleetDoor
-from dsctl.reach.hostdoor import FencedError, Ran
+from dsctl.reach.hostdoor import FencedError, Ran, Told
 
 
 class CutError(BaseException):
@@ -275,6 +275,16 @@ class FakeHost:
         name, found = json.loads(b"".join(archive))
         self._change()
         self._machine.images[name] = found
+
+    def push_to(self, image: str, port: int, told: Told) -> str:
+        """Machines in memory have no registry between them."""
+        _ = image, port, told
+        raise DsctlError(f"{self.name}: no registry")
+
+    def pull_from(self, image: str, port: int, digest: str, told: Told) -> None:
+        """The same."""
+        _ = image, port, digest, told
+        raise DsctlError(f"{self.name}: no registry")
 
     def pull(self, image: str) -> None:
         """A registry has everything."""

@@ -48,6 +48,7 @@ from dsctl.reach.fleettable import edit
 from dsctl.reach.hostdoor import HostDoor
 
 if TYPE_CHECKING:
+    from dsctl.reach.registry import Registry
     from dsctl.reach.weights.carrying import Carrier
 
 SECRET = 0o400
@@ -59,8 +60,11 @@ Context = Callable[[str, str], bytes]  # kind, base → the build context of an 
 class FleetDoor:
     """All hosts of one project. `context` makes the build context of an image where one has to be built."""
 
-    def __init__(self, hosts: Mapping[str, HostDoor], context: Context | None = None, pause_s: float = 0.5) -> None:
-        self.hosts = hosts
+    def __init__(
+        self, hosts: Mapping[str, HostDoor], context: Context | None = None, pause_s: float = 0.5,
+        registry: Registry | None = None,
+    ) -> None:  # fmt: skip
+        self.hosts, self._registry = hosts, registry
         self._context, self._pause_s = context, pause_s
         self._carries: Carrier | None = None
         self._started: dict[tuple[str, str], float] = {}
@@ -85,6 +89,8 @@ class FleetDoor:
                 taken.append(self.hosts[name])
             yield
         finally:
+            if self._registry is not None:
+                self._registry.close()
             for host in reversed(taken):
                 with suppress(DsctlError):
                     host.release()
@@ -165,18 +171,9 @@ class FleetDoor:
         wanted = action.id or source.image_id(action.image)
         if wanted and host.image_id(action.image) == wanted:
             return
-        moved, began, told = 0, time.monotonic(), time.monotonic()
-
-        def counted() -> Iterator[bytes]:
-            nonlocal moved, told
-            for chunk in source.save(action.image):
-                moved += len(chunk)
-                if time.monotonic() - told > 5:
-                    told = time.monotonic()
-                    voice.say(f"  {step.host}: {size(moved)} of {action.image}, {size(moved / (told - began))}/s")
-                yield chunk
-
-        host.load(counted())
+        began = time.monotonic()
+        if not self._by_layers(source, host, action.image, wanted, voice):
+            _as_archive(source, host, action.image, voice)
         found = host.image_id(action.image)
         if wanted and found != wanted:
             raise DsctlError(
@@ -184,6 +181,17 @@ class FleetDoor:
                 hint=f"look at the disk of {step.host}; run the same command again",
             )
         _remember(host, "fetch", "", time.monotonic() - began)
+
+    def _by_layers(self, source: HostDoor, host: HostDoor, image: str, wanted: str, voice: Voice) -> bool:
+        """Only the layers the host lacks, by a registry of ours; False where that does not work."""
+        if self._registry is None:
+            return False
+        try:
+            self._registry.bring(source, host, image, voice)
+        except DsctlError as error:
+            voice.say(f"  {host.name}: not by layers ({error.message}); as an archive")
+            return False
+        return not wanted or host.image_id(image) == wanted
 
     def _pull_image(self, host: HostDoor, step: FleetStep, action: PullImage, voice: Voice) -> None:
         _ = step, voice
@@ -312,6 +320,22 @@ class FleetDoor:
         began = time.monotonic()
         fleetwaits.until_drained([self.hosts[name] for name in action.fronts], action, voice, self._pause_s)
         _remember(host, "drain", "", time.monotonic() - began)
+
+
+def _as_archive(source: HostDoor, host: HostDoor, image: str, voice: Voice) -> None:
+    """The whole image, streamed through this machine."""
+    moved, began, told = 0, time.monotonic(), time.monotonic()
+
+    def counted() -> Iterator[bytes]:
+        nonlocal moved, told
+        for chunk in source.save(image):
+            moved += len(chunk)
+            if time.monotonic() - told > 5:
+                told = time.monotonic()
+                voice.say(f"  {host.name}: {size(moved)} of {image}, {size(moved / (told - began))}/s")
+            yield chunk
+
+    host.load(counted())
 
 
 def _remember(host: HostDoor, what: str, model: str, took_s: float) -> None:

@@ -6,15 +6,17 @@ something is refused (FencedError) once another operator has taken the host's lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from dsctl.base.container import ContainerSpec
 from dsctl.base.errors import DsctlError
 from dsctl.base.missing import Missing
 from dsctl.facts.host import Container, HostFacts
+
+Told = Callable[[Mapping[str, Any]], None]  # hears Docker's progress, line by line
 
 
 class FencedError(DsctlError):
@@ -129,6 +131,14 @@ class HostDoor(Protocol):
 
     def load(self, archive: Iterable[bytes]) -> None:
         """Takes an archive in."""
+        ...
+
+    def push_to(self, image: str, port: int, told: Told) -> str:
+        """The image's layers to the registry behind the host's loopback port; the digest it got there."""
+        ...
+
+    def pull_from(self, image: str, port: int, digest: str, told: Told) -> None:
+        """The image of that digest, under its own name, from the registry behind the host's loopback port."""
         ...
 
     def pull(self, image: str) -> None:

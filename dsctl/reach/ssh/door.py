@@ -17,7 +17,7 @@ from dsctl.base.container import ContainerSpec, Health
 from dsctl.base.errors import DeadlineError, DsctlError, GateError, PreflightError
 from dsctl.base.missing import Missing
 from dsctl.facts.host import Container, HostFacts
-from dsctl.reach.hostdoor import FencedError, Ran
+from dsctl.reach.hostdoor import FencedError, Ran, Told
 from dsctl.reach.ssh import gather, lease
 from dsctl.reach.ssh.command import Result
 from dsctl.reach.ssh.host import STALE, Host, unwritten, writing
@@ -261,6 +261,33 @@ class SshDoor:
         with self._asking("load an image", LONG_S) as api:
             self._follow(api.load_image(archive), "load the image")
 
+    def push_to(self, image: str, port: int, told: Told) -> str:
+        """The image's layers to the registry behind the loopback port; the digest it got there."""
+        self._mine()
+        name, digest = _travelling(image, port), ""
+        with self._asking(f"read {image}", LONG_S) as api:
+            api.tag(image, name, "now")
+            try:
+                for line in self._lines(api.push(name, tag="now", stream=True, decode=True), f"read {image}", told):
+                    digest = str(cast("dict[str, Any]", line.get("aux") or {}).get("Digest") or digest)
+            finally:
+                api.remove_image(f"{name}:now", noprune=True)
+        if not digest.startswith("sha256:"):
+            raise DsctlError(f"{self.name}: Docker tells no digest of {image}")
+        return digest
+
+    def pull_from(self, image: str, port: int, digest: str, told: Told) -> None:
+        """The image of that digest, under its own name."""
+        self._mine()
+        name = _travelling(image, port)
+        repository, _, tag = image.rpartition(":") if ":" in image.rpartition("/")[2] else (image, "", "latest")
+        with self._asking(f"receive {image}", LONG_S) as api:
+            for _line in self._lines(api.pull(name, tag=digest, stream=True, decode=True), f"receive {image}", told):
+                pass
+            api.tag(f"{name}@{digest}", repository, tag)
+            with suppress(docker.errors.APIError):
+                api.remove_image(f"{name}@{digest}", noprune=True)
+
     def pull(self, image: str) -> None:
         """From its registry."""
         self._mine()
@@ -284,14 +311,27 @@ class SshDoor:
             api.remove_image(image)
 
     def _follow(self, progress: Iterable[Any], what: str) -> None:
-        """Reads a progress stream to its end; an error in it is a DsctlError with the last lines before."""
+        """Reads a progress stream to its end."""
+        for _line in self._lines(progress, what):
+            pass
+
+    def _lines(self, progress: Iterable[Any], what: str, hear: Told | None = None) -> Iterator[dict[str, Any]]:
+        """The lines of a progress stream; an error in it is a DsctlError with the last lines before."""
         last: list[str] = []
         for told in progress:
             line = cast("dict[str, Any]", told) if isinstance(told, dict) else {}
+            if hear is not None:
+                hear(line)
             if error := line.get("error"):
                 raise DsctlError(f"{self.name}: Docker cannot {what}", why="\n".join([*last[-20:], str(error).strip()]))
             if text := str(line.get("stream") or line.get("status") or "").strip():
                 last = [*last[-40:], text]
+            yield line
+
+
+def _travelling(image: str, port: int) -> str:
+    """The name under which an image is known to the registry; Docker believes loopback without TLS."""
+    return f"127.0.0.1:{port}/dsctl/{image.rpartition('/')[2].partition(':')[0].lower()}"
 
 
 def _limits(api: Any, spec: ContainerSpec, open_files: int) -> Any:
