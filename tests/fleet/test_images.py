@@ -16,30 +16,39 @@ from dsctl.reach.registry import Registry
 from tests.fleet.bed.hosts import Bed
 from tests.fleet.bed.places import Place
 from tests.fleet.operator import Operator
-from tests.fleet.test_deploy import loaded  # noqa: F401 - the hosts with the product's image
 
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(600)]
 MIB = 1 << 20
 
 
 @pytest.fixture
-def operator(loaded: Bed, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operator]:  # noqa: F811
-    """Somebody with two hosts, of which the first has an image of one more layer."""
+def operator(bed: Bed, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operator]:
+    """Somebody with two hosts, of which the first has an image and another one with one more layer."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    made = Operator(tmp_path / "op", loaded, f"i{random.randrange(1 << 30):x}", 8100, place)
-    made.settings["placement"] = {"hosts": ",".join(host.name for host in loaded.hosts[:2])}
+    name = f"i{random.randrange(1 << 30):x}"
+    made = Operator(tmp_path / "op", bed, name, 8100, place)
+    made.settings["placement"] = {"hosts": ",".join(host.name for host in bed.hosts[:2])}
     made.save()
-    build = f"""mkdir -p /tmp/ctx && head -c {3 * MIB} /dev/urandom >/tmp/ctx/new && cd /tmp/ctx
-        printf 'FROM {loaded.image}\\nCOPY new /new\\n' >Dockerfile && DOCKER_BUILDKIT=0 docker build -q -t extra:1 . """
-    made.shell(0, "sh", "-c", build)
+    made.shell(
+        0,
+        "sh",
+        "-c",
+        f"""mkdir -p /tmp/{name} && cd /tmp/{name} && head -c {2 * MIB} /dev/urandom >old
+        head -c {3 * MIB} /dev/urandom >new && tar c old | docker import - base-{name}:1
+        printf 'FROM base-{name}:1\\nCOPY new /new\\n' >Dockerfile
+        DOCKER_BUILDKIT=0 docker build -q -t {name}:1 .""",
+    )
     yield made
     for number in range(2):
-        made.shell(number, "sh", "-c", "docker rmi -f extra:1 >/dev/null 2>&1; rm -rf /tmp/ctx; true")
+        made.shell(
+            number, "sh", "-c", f"docker rmi -f {name}:1 base-{name}:1 >/dev/null 2>&1; rm -rf /tmp/{name}; true"
+        )
 
 
 @pytest.mark.skipif(not Registry.is_possible(), reason="docker-registry is not installed")
 def test_only_missing_layers_travel(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second host has the base: it gets the one new layer, the same image id, and no name of ours stays."""
+    """A host that got the base gets only the layer above it, the same image id, and no name of ours stays."""
+    image = f"{operator.settings['project']}:1"
     fleet = open_fleet(operator.directory / "dsctl.yaml")
     first, second = fleet.hosts
     seen = observe(fleet)
@@ -55,12 +64,15 @@ def test_only_missing_layers_travel(operator: Operator, monkeypatch: pytest.Monk
         plain(self, image, port, digest, heard)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(door.hosts[second]), "pull_from", pull)
+    ids: list[tuple[str, str]] = []
     with door.held("deploy"):
-        wanted = door.hosts[first].image_id("extra:1")
-        door.act(FleetStep(second, "bring it", FetchImage("extra:1", wanted, first)), Silence())
-    assert door.hosts[second].image_id("extra:1") == wanted != ""
-    assert lines.count("Pull complete") == 1
-    assert lines.count("Already exists") >= 1
+        for name in (f"base-{image}", image):
+            lines.clear()
+            wanted = door.hosts[first].image_id(name)
+            door.act(FleetStep(second, "bring it", FetchImage(name, wanted, first)), Silence())
+            ids.append((wanted, door.hosts[second].image_id(name)))
+    assert all(wanted == found != "" for wanted, found in ids)
+    assert (lines.count("Pull complete"), lines.count("Already exists")) == (1, 1)
     for number in range(2):
         names = operator.shell(number, "docker", "images", "--digests", "--format", "{{.Repository}}")
         assert "127.0.0.1" not in names
