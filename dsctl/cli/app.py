@@ -108,7 +108,11 @@ def _listen_to_signals() -> None:
     def interrupted(_number: int, _frame: object) -> NoReturn:
         raise StoppedError("interrupted", hint="run the same command again; it goes on from here")
 
+    def ended(_number: int, _frame: object) -> None:
+        return
+
     def terminated(_number: int, _frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, ended)  # `timeout` sends it twice; the end has begun
         raise StoppedError("terminated", Exit.TERMINATED, hint="run the same command again; it goes on from here")
 
     signal.signal(signal.SIGINT, interrupted)

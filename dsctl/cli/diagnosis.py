@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dsctl.base.exits import Exit
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from dsctl.flows.diagnose import Gathered, Wish
 
 LARGE = 64 << 20  # bytes from which a progress bar is worth its line
+HEARTBEAT_S = 30.0
+FORMS = ("text", "markdown", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +51,17 @@ def run(wish: Wish, limits: Limits, deeds: Deeds | None = None) -> int:
 
     fail_on = diagnose.severity(limits.fail_on, "--fail-on")
     threshold = diagnose.severity(limits.threshold, "--threshold")
-    form = _form(limits.form)
+    _require_form(limits.form)
     deeds = deeds or Deeds()
     voice = show.Terminal(agreed=deeds.yes)
     for option, is_wanted in (("--deep", deeds.deep), ("--fix", deeds.fix)):
         if is_wanted:
             diagnose.require_machines(wish, option)
-    seen = _with_progress(wish)
+    seen = _with_progress(wish, voice)
     if deeds.deep:
         _test(wish, seen, deeds, voice)
     found = diagnose.judged(seen, wish)
-    show.diagnosed(form(found, threshold))
+    _show(found, threshold, limits.form)
     if limits.out:
         diagnose.save(seen, found, limits.out)
     if deeds.fix and (code := _repair(wish, seen, found, deeds, voice)):
@@ -74,11 +77,11 @@ def _test(wish: Wish, seen: Gathered, deeds: Deeds, voice: Terminal) -> None:
 
     if diagnose.is_about_here(wish):
         told, mute = deepcheck.run(seen.case, voice, disruptive=deeds.disruptive)
-        seen.looked += told
+        seen.measured += told
         seen.unanswered += mute
     if wish.hosts:
         report = deephosts.run(seen.case, seen.fleet, wish.hosts, voice)
-        seen.looked += report.told
+        seen.measured += report.told
         seen.unanswered += report.mute
     else:
         seen.case.missing.pop("deep.network", None)
@@ -103,27 +106,57 @@ def _repair(wish: Wish, seen: Gathered, found: Diagnosis, deeds: Deeds, voice: T
     return 0
 
 
-def _form(name: str) -> Callable[[Diagnosis, Severity], str | dict[str, Any]]:
-    """The writer of a report by its name; UsageError with the names otherwise."""
+def _require_form(name: str) -> None:
+    """UsageError with the names for a form that does not exist."""
     from dsctl.base.errors import UsageError
-    from dsctl.doctor.markdown import as_markdown
-    from dsctl.doctor.report import as_json, as_text
 
-    forms = {"text": as_text, "markdown": as_markdown, "json": as_json}
-    if name not in forms:
-        raise UsageError(f"--format {name}: choose {', '.join(forms)}", hint="--format markdown")
-    return forms[name]
+    if name not in FORMS:
+        raise UsageError(f"--format {name}: choose {', '.join(FORMS)}", hint="--format markdown")
 
 
-def _with_progress(wish: Wish) -> Gathered:
+def _show(found: Diagnosis, threshold: Severity, form: str) -> None:
+    """The report on stdout, in colours on a terminal."""
+    from dsctl.cli import drawing, show
+    from dsctl.doctor import markdown, report
+
+    if form == "json":
+        show.diagnosed(report.as_json(found, threshold))
+    elif form == "markdown":
+        show.diagnosed(markdown.as_markdown(found, threshold))
+    elif drawing.is_wanted():
+        drawing.draw(report.as_text(found, threshold, drawing.width()))
+    else:
+        show.diagnosed(report.as_text(found, threshold))
+
+
+def _with_progress(wish: Wish, voice: Terminal) -> Gathered:
+    """Reads everything, with a bar on a terminal and a line every 30 s elsewhere, once there is much to read."""
+    from dsctl.cli import drawing
     from dsctl.flows import diagnose
 
-    size = diagnose.total_bytes(wish) if wish.logs and not wish.bundle else 0
-    if size < LARGE or not sys.stderr.isatty():
+    if "-" in wish.logs and sys.stdin.isatty():
+        voice.say("reading what is typed; Ctrl-D ends it")
+    size = diagnose.total_bytes(wish) if wish.logs else 0
+    if size is not None and size < LARGE:
         return diagnose.gathered(wish)
-    from rich.console import Console
-    from rich.progress import Progress
+    if sys.stderr.isatty():
+        with drawing.reading(size) as told:
+            return diagnose.gathered(wish, told)
+    return diagnose.gathered(wish, _heartbeat(size, voice))
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading logs", total=size)
-        return diagnose.gathered(wish, lambda n: bar.advance(task, n))
+
+def _heartbeat(size: int | None, voice: Terminal) -> Callable[[int], None]:
+    """Says now and then how much was read, and for how long it will go on."""
+    began = spoke = time.monotonic()
+    count = 0
+
+    def told(more: int) -> None:
+        nonlocal spoke, count
+        count += more
+        now = time.monotonic()
+        if now - spoke >= HEARTBEAT_S:
+            spoke = now
+            left = f", about {(size - count) * (now - began) / count:.0f} s left" if size else ""
+            voice.say(f"read {count / 1e6:.0f} MB{f' of {size / 1e6:.0f}' if size else ''}{left}")
+
+    return told

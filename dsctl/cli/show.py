@@ -27,6 +27,11 @@ SCHEMA_VERSION = 1
 _CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
+def without_controls(text: str) -> str:
+    """`text` without what a terminal would obey instead of show."""
+    return text.translate(_CONTROLS)
+
+
 def result(text: str) -> None:
     """The answer to the command, for people and pipes."""
     sys.stdout.write(text if text.endswith("\n") or not text else text + "\n")

@@ -109,7 +109,8 @@ def _pack(value: object) -> object:
     if isinstance(value, list):
         return [_pack(item) for item in cast("list[object]", value)]
     if isinstance(value, dict):
-        return {"~": "map", "v": [[key, _pack(item)] for key, item in cast("dict[str, object]", value).items()]}
+        told = cast("dict[str, object]", redacted(value))  # while a value is still beside its name
+        return {"~": "map", "v": [[key, _pack(item)] for key, item in told.items()]}
     return value
 
 

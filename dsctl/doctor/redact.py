@@ -8,6 +8,7 @@ from typing import cast
 SHOWN = "‹secret›"
 _NAMES = r"(?:[\w-]*(?:token(?!iz|s\b|s_)|secret|passw(?:or)?d|passwd|api[_-]?key|apikey|access[_-]?key|private[_-]?key|credentials?|auth[_-]?key|signature|webhook)[\w-]*)"
 _HARMLESS = r"(?!max|num|total|\d+(?:\.\d+)?\b|None\b|null\b|true\b|false\b|\*{3})"
+_NAMED = re.compile(_NAMES, re.IGNORECASE)
 RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, flags), shown)
     for pattern, flags, shown in (
@@ -39,5 +40,21 @@ def redacted(value: object) -> object:
     if isinstance(value, list):
         return [redacted(item) for item in cast("list[object]", value)]
     if isinstance(value, dict):
-        return {key: redacted(item) for key, item in cast("dict[str, object]", value).items()}
+        return {key: _named(key, item) for key, item in cast("dict[str, object]", value).items()}
     return value
+
+
+def is_secret_name(name: str) -> bool:
+    """True for a setting or variable whose value is a secret by its name."""
+    return _NAMED.fullmatch(name) is not None
+
+
+def _named(key: str, value: object) -> object:
+    if (
+        isinstance(value, str)
+        and value
+        and is_secret_name(key)
+        and not re.fullmatch(r"[\d.]+|None|null|true|false", value)
+    ):
+        return SHOWN
+    return redacted(value)

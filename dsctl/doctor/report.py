@@ -10,6 +10,9 @@ from typing import Any
 from dsctl.doctor.model import SEVERITIES, Evidence, Finding, Rule, Severity, Verdict, at_least
 from dsctl.doctor.redact import redact, redacted
 
+WIDTH = 120
+MOST_REASONS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
@@ -22,6 +25,7 @@ class Diagnosis:
     unanswered: list[tuple[str, str]] = field(
         default_factory=lambda: list[tuple[str, str]]()
     )  # probes that should have answered
+    measured: list[str] = field(default_factory=lambda: list[str]())  # by active tests
 
     def worst(self) -> Severity | None:
         """The worst severity of any finding, children included."""
@@ -52,6 +56,7 @@ def as_json(diagnosis: Diagnosis, threshold: Severity = "warning") -> dict[str, 
         "not_checked": [{"rule": v.rule, "why": v.why} for v in diagnosis.verdicts if v.outcome == "not checked"],
         "not_applicable": [{"rule": v.rule, "why": v.why} for v in diagnosis.verdicts if v.outcome == "not applicable"],
         "looked_at": diagnosis.looked_at,
+        "measured": diagnosis.measured,
         "passed_over": [{"what": what, "why": why} for what, why in diagnosis.passed_over],
         "unanswered": [{"probe": probe, "why": why} for probe, why in diagnosis.unanswered],
         "summary": {key.replace(" ", "_"): n for key, n in diagnosis.counts().items()},
@@ -89,15 +94,18 @@ def _finding(finding: Finding) -> dict[str, Any]:
     }
 
 
-def as_text(diagnosis: Diagnosis, threshold: Severity = "warning") -> str:
-    """The report for people."""
+def as_text(diagnosis: Diagnosis, threshold: Severity = "warning", width: int = WIDTH) -> str:
+    """The report for people; sentences are broken at `width` columns, quoted lines are not."""
     lines: list[str] = []
     shown = visible(diagnosis.findings, threshold)
     for number, finding in enumerate(shown, 1):
-        lines += [*_story(finding, number), ""]
+        lines += [*_story(finding, number, width), ""]
     counts = diagnosis.counts()
+    hidden = len(diagnosis.findings) - len(shown)
     if not shown:
-        lines.append("No finding in what was looked at.")
+        lines.append(_nothing(diagnosis, threshold, hidden))
+    if hidden:
+        lines.append(f"{hidden} of lesser severity not shown (--threshold info).")
     lines.append(
         f"{len(shown)} finding{'' if len(shown) == 1 else 's'}. Rules: {counts['fired']} fired, {counts['clear']} clear, "
         f"{counts['not applicable']} not applicable, {counts['not checked']} not checked."
@@ -106,30 +114,40 @@ def as_text(diagnosis: Diagnosis, threshold: Severity = "warning") -> str:
     return redact("\n".join(lines))
 
 
+def _nothing(diagnosis: Diagnosis, threshold: Severity, hidden: int) -> str:
+    """What to say without a finding: a silence has several reasons."""
+    if not diagnosis.looked_at:
+        return "Nothing could be looked at."
+    return f"No finding from {threshold} on." if hidden else "No finding in what was looked at."
+
+
 def limits(diagnosis: Diagnosis) -> list[str]:
     """What was looked at and what was not, plainly."""
     lines = [
         "Looked at: "
         + (", ".join(diagnosis.looked_at[:8]) + (" …" if len(diagnosis.looked_at) > 8 else "") or "nothing")
     ]
+    lines += [f"  measured {line}" for line in diagnosis.measured]
+    lines += [f"  passed over {what}: {why}" for what, why in diagnosis.passed_over[:10]]
+    lines += [f"  no answer from {probe}: {why}" for probe, why in diagnosis.unanswered]
     reasons: dict[str, int] = {}
     for verdict in diagnosis.verdicts:
         if verdict.outcome in ("not checked", "not applicable"):
             reasons[f"{verdict.outcome}: {verdict.why}"] = reasons.get(f"{verdict.outcome}: {verdict.why}", 0) + 1
-    lines += [
-        f"  {n} rule{'' if n == 1 else 's'} {why}" for why, n in sorted(reasons.items(), key=lambda item: -item[1])
-    ]
-    lines += [f"  passed over {what}: {why}" for what, why in diagnosis.passed_over[:10]]
-    lines += [f"  no answer from {probe}: {why}" for probe, why in diagnosis.unanswered]
+    told = sorted(reasons.items(), key=lambda item: -item[1])
+    lines += [f"  {n} rule{'' if n == 1 else 's'} {why}" for why, n in told[:MOST_REASONS]]
+    if rest := sum(n for _, n in told[MOST_REASONS:]):
+        lines.append(f"  {rest} rule{'' if rest == 1 else 's'} for {len(told) - MOST_REASONS} more reasons (--json)")
     return lines
 
 
-def _story(finding: Finding, number: int) -> list[str]:
+def _story(finding: Finding, number: int, width: int) -> list[str]:
     mark = {"critical": "CRITICAL", "warning": "WARNING", "info": "INFO"}[finding.severity]
     where = f" · {finding.host}" if finding.host else ""
     times = f" · {finding.count}×" if finding.count > 1 else ""
     lines = [f"{number}. {mark}{where}  {finding.title}  [{finding.rule.id}]{times}"]
-    lines += _block("why", finding.cause) + _block("fix", finding.fix) + _block("check", finding.verify)
+    for name, text in (("why", finding.cause), ("fix", finding.fix), ("check", finding.verify)):
+        lines += _block(name, text, width)
     lines += [f"   {place(e)}: {e.text[:300]}" for e in finding.evidence]
     lines += [line for child in finding.children for line in _child(child, 1)]
     return lines
@@ -148,10 +166,10 @@ def _child(finding: Finding, level: int) -> list[str]:
     return lines + [line for child in finding.children for line in _child(child, level + 1)]
 
 
-def _block(name: str, text: str) -> list[str]:
+def _block(name: str, text: str, width: int = WIDTH) -> list[str]:
     lines: list[str] = []
     for paragraph in text.splitlines() or [""]:
-        lines += textwrap.wrap(paragraph, 110, break_long_words=False, break_on_hyphens=False) or [""]
+        lines += textwrap.wrap(paragraph, max(30, width - 10), break_long_words=False, break_on_hyphens=False) or [""]
     return [f"   {(name + ':') if at == 0 else '':<7}{line}" for at, line in enumerate(lines)]
 
 

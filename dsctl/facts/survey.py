@@ -153,9 +153,10 @@ def _machine(found: Survey, said: dict[str, tuple[int, str]]) -> None:
         "files", (int(files[0]), int(files[2])) if len(files) == 3 and all(map(str.isdigit, files)) else None, "file-nr"
     )
     put("limits", {"nofile": _limit(answer, 1)} if (answer := _ok(said, "nofile")) else None, "ulimit")
-    rdma = said.get("infiniband", (1, ""))[0] == 0
+    rdma = said.get("infiniband", (-1, ""))[0]
     lock = _ok(said, "memlock")
-    put("memlock", (_limit(lock, 1024) if lock else None) if rdma else "no RDMA device here", "ulimit")
+    limit = _limit(lock, 1024) if lock and rdma == 0 else None
+    put("memlock", "no RDMA device here" if rdma == 1 else limit, "ulimit")
     disks = {row[5]: row for line in _ok(said, "disks").splitlines() if len(row := line.split()) == 6}
     rows = {path: row for path, row in disks.items() if row[1].isdigit() and row[3].isdigit()}
     put("disks", {path: (int(r[1]) * 1024, int(r[3]) * 1024, 0) for path, r in rows.items()} or None, "df")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -242,11 +242,24 @@ def _graphics(case: Case) -> None:
     _shared_memory(case, found)
     for name in names:
         answers = [card.readings.get(name) for card in found.cards]
-        missing = [answer for answer in answers if isinstance(answer, Missing)]
-        if not answers or (len(missing) == len(answers) and any(m.reason != UNSUPPORTED for m in missing)):
-            case.missing[f"gpu.{name}"] = missing[0].reason if missing else found.words or "the driver shows no card"
-        else:
-            case.facts[f"gpu.{name}"] = UNSUPPORTED if len(missing) == len(answers) else answers
+        if not answers:
+            case.missing[f"gpu.{name}"] = found.words or "the driver shows no card"
+            continue
+        is_mute = all(isinstance(answer, Missing) for answer in answers)
+        if silent := _silent(found.cards, name):
+            case.missing[f"gpu.{name}"] = silent
+        if not is_mute or not silent:
+            case.facts[f"gpu.{name}"] = UNSUPPORTED if is_mute else answers
+
+
+def _silent(shown: Sequence[Card], name: str) -> str:
+    """Which card does not tell a reading though its driver failed, or though its like beside it does; else empty."""
+    telling = {card.name for card in shown if not isinstance(card.readings.get(name), Missing)}
+    for card in shown:
+        answer = card.readings.get(name)
+        if isinstance(answer, Missing) and (answer.reason != UNSUPPORTED or card.name in telling):
+            return answer.reason if len(shown) == 1 else f"card {card.index}: {answer.reason}"
+    return ""
 
 
 def _without_processes(card: Card) -> Card:

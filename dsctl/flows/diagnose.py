@@ -83,6 +83,7 @@ class Gathered:
     passed: list[tuple[str, str]]
     unanswered: list[tuple[str, str]]
     fleet: Fleet = field(default_factory=Fleet)
+    measured: list[str] = field(default_factory=lambda: list[str]())
 
 
 def gathered(wish: Wish, told: Told | None = None) -> Gathered:
@@ -135,14 +136,19 @@ def judged(seen: Gathered, wish: Wish) -> Diagnosis:
     verdicts = fleetlook.verdicts(
         seen.case, seen.fleet.cases, fired, rules.values(), is_local=wish.live or not wish.hosts
     )
-    return Diagnosis(found, verdicts, seen.looked, seen.passed, seen.unanswered)
+    return Diagnosis(found, verdicts, seen.looked, seen.passed, seen.unanswered, seen.measured)
 
 
 def save(seen: Gathered, diagnosis: Diagnosis, path: str) -> None:
     """Everything that was looked at as one file without secrets (`--out`), for `--from` elsewhere."""
     value = bundle.to_json(seen.case, seen.host)
     value["hosts"] = {name: bundle.to_json(one, name) for name, one in seen.fleet.cases.items()}
-    value |= {"looked_at": seen.looked, "passed_over": seen.passed, "unanswered": seen.unanswered}
+    value |= {
+        "looked_at": seen.looked,
+        "passed_over": seen.passed,
+        "unanswered": seen.unanswered,
+        "measured": seen.measured,
+    }
     bundles.write(Path(path), cast("dict[str, Any]", redacted(value)), as_markdown(diagnosis, "info"))
 
 
@@ -161,12 +167,13 @@ def _unpacked(wish: Wish) -> Gathered:
             for key in ("passed_over", "unanswered")
         ]
         looked = [str(name) for name in cast("list[object]", value.get("looked_at") or [])]
+        measured = [str(line) for line in cast("list[object]", value.get("measured") or [])]
     except (ValueError, TypeError) as problem:
         raise UsageError(
             f"--from {wish.bundle}: {problem}", hint="make it again with the same version of dsctl"
         ) from problem
     _configure(case, wish.config)
-    return Gathered(case, host, [f"bundle {wish.bundle}", *looked], told[0], told[1], fleet)
+    return Gathered(case, host, [f"bundle {wish.bundle}", *looked], told[0], told[1], fleet, measured)
 
 
 def is_about_here(wish: Wish) -> bool:
@@ -228,9 +235,12 @@ def exit_is_failure(diagnosis: Diagnosis, fail_on: Severity) -> bool:
     return worst is not None and at_least(worst, fail_on)
 
 
-def total_bytes(wish: Wish) -> int:
-    """The size of the logs, for a progress bar."""
-    return sum(file.size for file in logfiles.expand(list(wish.logs))[0])
+def total_bytes(wish: Wish) -> int | None:
+    """The size of the logs, for a progress bar; None where it shows only while they are read (pipes, packed files)."""
+    files = logfiles.expand(list(wish.logs))[0] if not wish.bundle else []
+    if not all(logfiles.is_sized(file) for file in files):
+        return None
+    return sum(file.size for file in files)
 
 
 def _configure(case: Case, configs: tuple[str, ...]) -> None:

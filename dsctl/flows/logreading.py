@@ -31,11 +31,10 @@ def read(logs: tuple[str, ...], told: Told | None) -> tuple[list[Scan], Pairs, P
     """(what the logs hold, what was passed over, what could not be read, dumps of flight recorders)."""
     if not logs:
         return [], [], [], []
-    files, passed = logfiles.expand(list(logs))
+    files, passed, unanswered = logfiles.expand(list(logs))
     automaton = scanner()
     tail = max(1 << 16, min(1 << 20, (64 << 20) // max(1, len(files))))
     scans: list[Scan] = []
-    unanswered: Pairs = []
     flights: list[Flight] = []
     for file in files:
         try:
@@ -44,8 +43,17 @@ def read(logs: tuple[str, ...], told: Told | None) -> tuple[list[Scan], Pairs, P
                 passed.append((file.shown, UNPICKLE + file.shown))
             elif flight.is_dump(head):
                 flights += flight.read(file.shown, logfiles.text(file, flight.MOST_BYTES))
+            elif logfiles.is_binary(head):
+                passed.append((file.shown, "it is not text"))
             else:
-                scans.append(scan(file.shown, logfiles.blocks(file), automaton, tail_bytes=tail, told=told))
+                found = scan(file.shown, logfiles.blocks(file), automaton, tail_bytes=tail, told=told)
+                if found.bytes:
+                    scans.append(found)
+                else:
+                    passed.append((file.shown, "it is empty"))
         except (OSError, ValueError) as problem:
-            unanswered.append((file.shown, f"could not be read: {problem}"))
+            why = problem.strerror if isinstance(problem, OSError) and problem.strerror else problem
+            unanswered.append((file.shown, f"could not be read: {why}"))
+    if not (scans or flights or unanswered):
+        unanswered.append(("the logs", "nothing in them could be looked at"))
     return scans, passed, unanswered, flights

@@ -20,7 +20,14 @@ def look(deadline_s: float = DEADLINE_S) -> Cards | Missing:
     except ImportError:
         return Missing("nvidia-ml-py is not installed: pip install 'dsctl[doctor]'")
     answer: list[Cards] = []
-    asked = threading.Thread(target=lambda: answer.append(_ask(pynvml)), daemon=True)
+
+    def ask() -> None:
+        try:
+            answer.append(_ask(pynvml))
+        except Exception as problem:  # noqa: BLE001 - a thread's end must not be taken for a driver that hangs
+            answer.append(Cards(problem="failed", words=f"{type(problem).__name__}: {problem}"))
+
+    asked = threading.Thread(target=ask, daemon=True)
     asked.start()
     asked.join(deadline_s)
     return answer[0] if answer else Cards(problem="hung", words=f"no answer from the driver in {deadline_s} s")
@@ -62,6 +69,8 @@ def _card(nvml: Any, index: int, handle: Any) -> Card:
             if error.value in (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_FUNCTION_NOT_FOUND):
                 return Missing(UNSUPPORTED)
             return Missing(str(error))
+        except nvml.NVMLLibraryMismatchError:  # an old driver has only an older version of this function
+            return Missing(UNSUPPORTED)
         except (AttributeError, TypeError, ValueError, UnicodeDecodeError) as error:
             return Missing(f"{name}: {error}")
 
@@ -158,8 +167,8 @@ def _links(nvml: Any, handle: Any) -> dict[str, Reading]:
             for kind in kinds:
                 value = _read(nvml, lambda k=kind, n=link: int(nvml.nvmlDeviceGetNvLinkErrorCounter(handle, n, k)))
                 counts[name] += value if isinstance(value, int) else 0
-    if not states:
-        absent = seen or Missing(UNSUPPORTED)
+    if not states or (seen is not None and seen.reason != UNSUPPORTED):  # a link that fails hides those behind it
+        absent = Missing(UNSUPPORTED) if seen is None else seen
         return {"nvlinks": absent, "nvlink_replays": absent, "nvlink_crc": absent}
     return {"nvlinks": states, **counts}
 

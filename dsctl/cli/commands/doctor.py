@@ -131,3 +131,12 @@ def rules(json: Json = False) -> None:
     found = list(diagnose.selected(()).values())
     rows = [("RULE", "SEVERITY", "AREA", "TITLE"), *((r.id, r.severity, r.category, r.title) for r in found)]
     show.diagnosed({"rules": [report.rule_json(rule) for rule in found]} if json else show.columns(rows))
+
+
+@group.command()
+def schema() -> None:
+    """Print the JSON Schema of `dsctl doctor --json`."""
+    from dsctl.cli import show
+    from dsctl.doctor import reportschema
+
+    show.document(reportschema.schema())

@@ -13,17 +13,26 @@ OK = 0
 
 
 class FakeLibrary:
-    """`cards`: one dict per card, reading name → value. `init`: what nvmlInit returns."""
+    """`cards`: one dict per card, reading name → value. `init`: what nvmlInit returns.
 
-    def __init__(self, cards: list[dict[str, Any]], init: int = OK, missing: tuple[str, ...] = ()) -> None:
+    `missing`: functions that an old driver does not have; `failing`: those that answer with an unknown error.
+    """
+
+    def __init__(
+        self, cards: list[dict[str, Any]], init: int = OK, missing: tuple[str, ...] = (), failing: tuple[str, ...] = ()
+    ) -> None:
         self._cards = cards
         self._init = init
         self._missing = missing
+        self._failing = failing
 
     def __getattr__(self, name: str) -> Callable[..., int]:
-        if name.startswith("__") or name in self._missing:
+        bare = name.removesuffix("_v2").removesuffix("_v3")
+        if name.startswith("__") or bare in self._missing:
             raise AttributeError(name)
-        found = getattr(type(self), f"f_{name.removesuffix('_v2').removesuffix('_v3')}", None)
+        if bare in self._failing:
+            return lambda *_: nvml.NVML_ERROR_UNKNOWN
+        found = getattr(type(self), f"f_{bare}", None)
         return (lambda *a: found(self, *a)) if found else (lambda *_: nvml.NVML_ERROR_NOT_SUPPORTED)
 
     def _of(self, handle: Any) -> dict[str, Any]:
@@ -51,6 +60,41 @@ class FakeLibrary:
         if self._cards[at].get("lost"):
             return nvml.NVML_ERROR_GPU_IS_LOST
         out._obj.contents = ctypes.cast(0x1000 + at, type(out._obj)).contents
+        return OK
+
+    def f_nvmlDeviceGetName(self, handle: Any, out: Any, _size: Any) -> int:
+        out.value = str(self._of(handle).get("name", "Card")).encode()
+        return OK
+
+    def f_nvmlDeviceGetPciInfo(self, handle: Any, out: Any) -> int:
+        at = (ctypes.cast(handle, ctypes.c_void_p).value or 0) - 0x1000
+        out._obj.busId = f"00000000:{at:02X}:00.0".encode()
+        return OK
+
+    def f_nvmlDeviceGetTemperature(self, handle: Any, _sensor: Any, out: Any) -> int:
+        return self._number(handle, "temperature", out)
+
+    def f_nvmlDeviceGetTemperatureThreshold(self, handle: Any, _kind: Any, out: Any) -> int:
+        return self._number(handle, "slowdown_at", out)
+
+    def f_nvmlDeviceGetPerformanceState(self, handle: Any, out: Any) -> int:
+        return self._number(handle, "pstate", out)
+
+    def f_nvmlDeviceGetCurrPcieLinkGeneration(self, handle: Any, out: Any) -> int:
+        return self._number(handle, "pcie_gen", out)
+
+    def f_nvmlDeviceGetMaxPcieLinkGeneration(self, handle: Any, out: Any) -> int:
+        return self._number(handle, "pcie_gen_max", out)
+
+    def f_nvmlDeviceGetComputeRunningProcesses(self, handle: Any, count: Any, rows: Any) -> int:
+        held = self._of(handle).get("processes")
+        if held is None:
+            return nvml.NVML_ERROR_NOT_SUPPORTED
+        count._obj.value = len(held)
+        if rows is None:
+            return nvml.NVML_ERROR_INSUFFICIENT_SIZE if held else OK
+        for row, (pid, size) in zip(rows, held, strict=False):
+            row.pid, row.usedGpuMemory = pid, size
         return OK
 
     def f_nvmlDeviceGetTotalEccErrors(self, handle: Any, kind: Any, _counter: Any, out: Any) -> int:
@@ -145,10 +189,12 @@ class FakeLibrary:
 
 
 @contextmanager
-def driver(cards: list[dict[str, Any]], init: int = OK, missing: tuple[str, ...] = ()) -> Iterator[None]:
+def driver(
+    cards: list[dict[str, Any]], init: int = OK, missing: tuple[str, ...] = (), failing: tuple[str, ...] = ()
+) -> Iterator[None]:
     """The fake in the place of the driver's library."""
     before = nvml.nvmlLib
-    nvml.nvmlLib = FakeLibrary(cards, init, missing)
+    nvml.nvmlLib = FakeLibrary(cards, init, missing, failing)
     nvml._nvmlGetFunctionPointer_cache.clear()
     try:
         yield

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,15 @@ import pytest
 from dsctl.base.missing import Missing
 from dsctl.doctor import judge
 from dsctl.doctor.context import KINDS
+from dsctl.doctor.markdown import as_markdown
 from dsctl.doctor.model import Case, LogSource, Rule
+from dsctl.doctor.report import as_json, as_text
 from dsctl.doctor.rules import catalogue
+from dsctl.flows import fleetlook, hostcheck
 from dsctl.flows.diagnose import Wish, diagnose
 from dsctl.reach import cards, vitals
 from tests.dsctl.doctor.casebook import LogCase, all_cases, run_case
+from tests.dsctl.doctor.test_hosts import answer
 
 WRAPPINGS: dict[str, Callable[[str], str]] = {
     "colours": lambda line: f"\x1b[31m{line}\x1b[0m",
@@ -112,7 +118,8 @@ def test_a_removed_probe_is_not_checked(rule: Rule) -> None:
 @pytest.mark.parametrize(
     ("probe", "rules"),
     [
-        ("file", ["MEM-LOW", "THP-NEVER", "FD-TABLE", "NCCL-RAS-MISSING"]),
+        ("ports", ["LINK-STATE", "LINK-ERRORS"]),
+        ("file", ["TLS-EXPIRY", "MEM-LOW", "THP-NEVER", "FD-TABLE", "NCCL-RAS-MISSING"]),
         ("space", ["DISK-FILLING"]),
         ("pci_cards", ["GPU-DRIVER", "ECC-DBE", "FABRIC", "PCIE-REPLAY"]),
         ("kernel_log", ["XID-79", "HOST-OOMKILL", "PANIC"]),
@@ -126,3 +133,49 @@ def test_a_dead_probe_is_never_clear(probe: str, rules: list[str], monkeypatch: 
     after = {v.rule: v for v in diagnose(Wish()).verdicts}
     assert {rule: after[rule].outcome for rule in rules} == dict.fromkeys(rules, "not checked")
     assert all(after[rule].why for rule in rules)
+
+
+@pytest.mark.long
+def test_ten_thousand_damaged_logs_never_crash(tmp_path: Path) -> None:
+    """10 000 logs of some lines of the cases, cut, mixed, doubled and with foreign bytes, some packed: a report."""
+    rng = random.Random(61)
+    lines = [line for case in all_cases() for text in case.files.values() for line in text.splitlines()]
+    path = tmp_path / "fuzzed.log"
+    for _ in range(10_000):
+        raw = b"\n".join(_damaged(rng, lines) for _ in range(rng.randrange(1, 9)))
+        path.write_bytes(gzip.compress(raw)[: rng.randrange(20, 400)] if rng.randrange(10) == 0 else raw)
+        found = diagnose(Wish(logs=(str(path),)))
+        as_text(found, "info")
+        as_markdown(found, "info")
+        json.dumps(as_json(found, "info"))
+
+
+def test_a_removed_answer_of_a_host_is_never_clear() -> None:
+    """Each section of a host's answer left out, failed, or garbled in turn: what came from it is not clear."""
+    whole = _outcomes(answer())
+    lost: set[str] = set()
+    for name in re.findall(r"^@@ (\w+) \d+$", answer(), re.MULTILINE):
+        without = _outcomes(re.sub(rf"@@ {name} \d+\n(?: .*\n)*", "", answer()))
+        failed = _outcomes(answer(**{name: (126, "Permission denied")}))
+        garbled = _outcomes(answer(**{name: (0, "\x00\ufffd?")}))
+        for told in (without, failed, garbled):
+            assert {rule for rule, now in told.items() if now == "clear" and whole[rule] != "clear"} == set(), name
+        gone = {rule for rule, now in without.items() if now != "clear" and whole[rule] == "clear"}
+        assert {rule for rule in gone if without[rule] != "not checked"} == set(), name
+        lost |= gone
+    assert {
+        "MEM-LOW",
+        "THP-NEVER",
+        "FD-TABLE",
+        "LIMIT-NOFILE",
+        "DISK-FILLING",
+        "XID-79",
+        "ECC-DBE",
+        "LINK-STATE",
+    } <= lost
+
+
+def _outcomes(text: str) -> dict[str, str]:
+    fleet = hostcheck.look(["a1"], lambda _: text)
+    told = fleetlook.verdicts(Case(), fleet.cases, set(), RULES, is_local=False)
+    return {verdict.rule: verdict.outcome for verdict in told}

@@ -118,7 +118,7 @@ def test_deep_over_hosts(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(hostprobes, "RUNS_S", 0.2)
     run(["doctor", "--hosts", "all", "--deep", "--sample", "1s", "--json", "--allow-incomplete"])
     said = json.loads(capsys.readouterr().out)
-    looked = "\n".join(said["looked_at"])
+    looked = "\n".join(said["measured"])
     for words in ("disk of near-1: ", "disk of near-2: ", "network near-1 → near-2: ", "network near-2 → near-1: "):
         assert words in looked
     assert [probe["probe"] for probe in said["unanswered"]] == ["host gone-1"]
