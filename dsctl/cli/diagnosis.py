@@ -136,6 +136,7 @@ def _with_progress(wish: Wish, voice: Terminal) -> Gathered:
 
     if "-" in wish.logs and sys.stdin.isatty():
         voice.say("reading what is typed; Ctrl-D ends it")
+        return diagnose.gathered(wish)
     size = diagnose.total_bytes(wish) if wish.logs else 0
     if size is not None and size < LARGE:
         return diagnose.gathered(wish)

@@ -89,9 +89,17 @@ def blocks(file: LogFile) -> Iterator[bytes]:
 
     try:
         with _opened(file) as stream:
-            yield from _decoded(iter(lambda: stream.read(BLOCK), b""))
+            yield from _decoded(_pieces(stream))
     except (EOFError, zlib.error, lzma.LZMAError) as problem:
         raise OSError(f"damaged archive: {problem}") from problem
+
+
+def _pieces(stream: Any) -> Iterator[bytes]:
+    """Whole blocks. One that is not whole is the last: a terminal that is asked again wants a second Ctrl-D."""
+    while piece := stream.read(BLOCK):
+        yield piece
+        if len(piece) < BLOCK:
+            return
 
 
 def _decoded(pieces: Iterator[bytes]) -> Iterator[bytes]:

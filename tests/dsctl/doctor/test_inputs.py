@@ -123,6 +123,34 @@ def test_stdin_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert (code, found, said["findings"][0]["evidence"][0]["file"]) == (1, ["DISK-FULL"], "stdin")
 
 
+def test_a_terminal_is_asked_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is typed ends with the first Ctrl-D, with a word about it and without a bar."""
+
+    class Typed(io.BytesIO):
+        ends = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            found = super().read(size)
+            self.ends += len(found) < (size or 0)
+            return found
+
+        def peek(self, _size: int = 0) -> bytes:
+            return self.getvalue()[:8]
+
+    class Terminal:
+        buffer = Typed(FULL.encode())
+
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    assert run(["doctor", "--logs", "-"]) == 1
+    said = capsys.readouterr()
+    assert "Ctrl-D ends it" in said.err
+    assert "DISK-FULL" in said.out
+    assert Terminal.buffer.ends == 1
+
+
 def test_size_is_known_only_where_it_can_be(tmp_path: Path) -> None:
     """A bar has an end for plain files only."""
     plain, packed = tmp_path / "a.log", tmp_path / "b.log"
