@@ -109,7 +109,9 @@ def _pack(value: object) -> object:
     if isinstance(value, list):
         return [_pack(item) for item in cast("list[object]", value)]
     if isinstance(value, dict):
-        told = cast("dict[str, object]", redacted(cast("dict[str, object]", value)))  # while a value is still beside its name
+        told = cast(
+            "dict[str, object]", redacted(cast("dict[str, object]", value))
+        )  # while a value is still beside its name
         return {"~": "map", "v": [[key, _pack(item)] for key, item in told.items()]}
     return value
 
