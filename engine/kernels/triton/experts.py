@@ -1,0 +1,147 @@
+"""Fused experts: gate, up and SiLU in one grouped product, down in a second, the weighted sum in top-k order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from engine.kernels.triton.fp8 import Eight, eight
+from engine.kernels.triton.product import times
+from engine.kernels.triton.route import Aligned, align
+from engine.kernels.triton.weights import Weight
+
+_DEPTH = 64  # values of k that a tile takes at once; an fp8 block is taken whole
+
+
+@dataclass(frozen=True, slots=True)
+class Mlps:
+    """SwiGLU of every expert: down(silu(gate(x)) · up(x)); gate lies above up in one matrix."""
+
+    gate_up: Weight  # [E, 2 · inner, hidden]
+    down: Weight  # [E, hidden, inner]
+
+
+@triton.jit
+def _gate_up(
+    x_ptr, x_scale_ptr, w_ptr, scale_ptr, y_ptr, pairs_ptr, owners_ptr, total, top_k, inner, inputs,
+    w_stride, scale_stride,
+    FORMAT: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    EIGHT: tl.constexpr,
+):  # fmt: skip
+    """silu(gate) · up of one block of pairs and COLUMNS of the inner width; a pair's row of x is its token's."""
+    owner = tl.load(owners_ptr + tl.program_id(0)).to(tl.int64)
+    if owner < 0:
+        return
+    pairs = tl.load(pairs_ptr + tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    real = (pairs < total)[:, None]
+    token = (pairs // top_k)[:, None]
+    x_ptrs = x_ptr + token * inputs
+    x_scale_ptrs = x_scale_ptr + token * tl.cdiv(inputs, GROUP)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    w_ptr += owner * w_stride
+    scale_ptr += owner * scale_stride
+    gate = times(
+        x_ptrs, x_scale_ptrs, real, w_ptr, scale_ptr, columns, columns < inner, inputs,
+        FORMAT, GROUP, ROWS, COLUMNS, DEPTH, EIGHT,
+    )  # fmt: skip
+    up = times(
+        x_ptrs, x_scale_ptrs, real, w_ptr, scale_ptr, inner + columns, columns < inner, inputs,
+        FORMAT, GROUP, ROWS, COLUMNS, DEPTH, EIGHT,
+    )  # fmt: skip
+    y = gate / (1.0 + tl.exp(-gate)) * up
+    at = pairs[:, None] * inner + columns[None, :]
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=real & (columns < inner)[None, :])
+
+
+@triton.jit
+def _down(
+    x_ptr, x_scale_ptr, w_ptr, scale_ptr, y_ptr, pairs_ptr, owners_ptr, total, top_k, hidden, inputs,
+    w_stride, scale_stride,
+    FORMAT: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    EIGHT: tl.constexpr,
+):  # fmt: skip
+    """One block of pairs and COLUMNS of the output; with top_k 1 a pair's row of x is its own."""
+    owner = tl.load(owners_ptr + tl.program_id(0)).to(tl.int64)
+    if owner < 0:
+        return
+    pairs = tl.load(pairs_ptr + tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    real = (pairs < total)[:, None]
+    row = (pairs // top_k)[:, None]
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    y = times(
+        x_ptr + row * inputs, x_scale_ptr + row * tl.cdiv(inputs, GROUP), real, w_ptr + owner * w_stride,
+        scale_ptr + owner * scale_stride, columns, columns < hidden, inputs,
+        FORMAT, GROUP, ROWS, COLUMNS, DEPTH, EIGHT,
+    )  # fmt: skip
+    at = pairs[:, None] * hidden + columns[None, :]
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=real & (columns < hidden)[None, :])
+
+
+@triton.jit
+def _sum(pairs_ptr, ids_ptr, weights_ptr, y_ptr, experts, hidden, TOP_K: tl.constexpr, COLUMNS: tl.constexpr):
+    """Σ over k, in order, of weight · output; a choice that another rank computes is left out."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = columns < hidden
+    total = tl.zeros([COLUMNS], dtype=tl.float32)
+    for k in tl.static_range(TOP_K):
+        owner = tl.load(ids_ptr + row * TOP_K + k + tl.zeros([COLUMNS], dtype=tl.int32))
+        here = inside & (owner >= 0) & (owner < experts)
+        part = tl.load(pairs_ptr + (row * TOP_K + k) * hidden + columns, mask=here, other=0.0)
+        total += part * tl.load(weights_ptr + row * TOP_K + k)
+    tl.store(y_ptr + row * hidden + columns, total.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+def experts(x: Tensor, ids: Tensor, weights: Tensor, mlps: Mlps, rounded: bool = False) -> Tensor:
+    """x [T, hidden], ids int32 [T, k], weights float32 [T, k] → Σ over k in order [T, hidden] in x's type.
+
+    rounded: rows are float8 before each product too (fp8 weights only). Ids of experts that are not held (another
+    rank's) add nothing.
+    """
+    tokens, top_k = ids.shape
+    pairs, hidden, held = ids.numel(), mlps.gate_up.inputs, mlps.gate_up.experts
+    found = align(ids, held, _rows_of_a_block(pairs, held))
+    acted = torch.empty(pairs, mlps.down.inputs, dtype=x.dtype, device=x.device)
+    _grouped(_gate_up, x, mlps.gate_up, found, acted, (pairs, top_k, rounded))
+    outputs = torch.empty(pairs, hidden, dtype=torch.float32, device=x.device)
+    _grouped(_down, acted, mlps.down, found, outputs, (pairs, 1, rounded))
+    y = torch.empty(tokens, hidden, dtype=x.dtype, device=x.device)
+    columns = min(1024, triton.next_power_of_2(hidden))
+    _sum[(tokens, triton.cdiv(hidden, columns))](outputs, ids, weights, y, held, hidden, TOP_K=top_k, COLUMNS=columns)
+    return y
+
+
+def linear(x: Tensor, w: Weight, rounded: bool = False) -> Tensor:
+    """x [T, K] times one matrix [1, N, K] in any format → [T, N] in x's type: all rows are one expert's."""
+    rows = x.shape[0]
+    y = torch.empty(rows, w.outputs, dtype=x.dtype, device=x.device)
+    block = 16 if rows <= 16 else 64
+    blocks = triton.cdiv(rows, block)
+    pairs = torch.arange(blocks * block, dtype=torch.int32, device=x.device)
+    found = Aligned(pairs, torch.zeros(blocks, dtype=torch.int32, device=x.device), block)
+    _grouped(_down, x, w, found, y, (rows, 1, rounded))
+    return y
+
+
+def _rows_of_a_block(pairs: int, held: int) -> int:
+    """Few rows an expert: narrow blocks, since padding is computed too; many: blocks that reuse a weight they read."""
+    return 16 if pairs <= 16 * held else 64
+
+
+def _grouped(
+    kernel: triton.JITFunction, x: Tensor, w: Weight, found: Aligned, y: Tensor, call: tuple[int, int, bool]
+) -> None:
+    """Launch one grouped product; `call` is pairs, choices that share a row of x, and whether x is rounded to float8."""
+    pairs, top_k, rounded = call
+    rows = eight(x, w.group) if rounded else Eight(x, x)
+    scale = w.values if w.scale is None else w.scale
+    columns = 32 if found.block == 16 else 64
+    kernel[(found.experts.numel(), triton.cdiv(y.shape[1], columns))](
+        rows.values, rows.scale, w.values, scale, y, found.pairs, found.experts, pairs, top_k, y.shape[1], w.inputs,
+        w.values[0].numel(), scale[0].numel(), FORMAT=w.format, GROUP=w.group or 1, ROWS=found.block, COLUMNS=columns,
+        DEPTH=w.group if w.format == "fp8" else _DEPTH, EIGHT=rounded,
+    )  # fmt: skip
