@@ -18,7 +18,7 @@ from engine.wire.messages import Top
 
 log = logging.getLogger(__name__)
 
-_NOT_FINITE = "the model's logits are not finite for this sequence"
+NOT_FINITE = "the model's logits are not finite for this sequence"
 
 
 class Computes(Protocol):
@@ -73,7 +73,7 @@ class Runner:
         questions = [_question(works[i], rows[i]) for i in choosing]
         tokens = dict(zip(choosing, choose(questions, self._contenders), strict=True))
         return [
-            _outcome(work, logits, tokens.get(i)) if are_finite[i] else Outcome(error=_NOT_FINITE)
+            _outcome(work, logits, tokens.get(i)) if are_finite[i] else Outcome(error=NOT_FINITE)
             for i, (work, logits) in enumerate(zip(works, rows, strict=True))
         ]
 

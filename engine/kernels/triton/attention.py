@@ -11,6 +11,8 @@ from torch import Tensor
 
 _HEADS = 16  # heads of one program: they share the latents that it reads
 _TILE = 32  # cache positions of one product
+_PROGRAMS = 256  # about two for each multiprocessor of a large GPU
+_MOST_SPLITS = 32
 _NEVER = tl.constexpr(float("-inf"))
 
 
@@ -18,20 +20,21 @@ _NEVER = tl.constexpr(float("-inf"))
 class Pages:
     """Where the cache of each row's sequence lies."""
 
-    tables: Tensor  # int32 [T, blocks]
-    lengths: Tensor  # int32 [T]: positions that a row sees, its own included; 0: a row that stands for nothing
+    tables: Tensor  # int32 or int64 [T, blocks]
+    lengths: Tensor  # int32 or int64 [T]: positions that a row sees, its own included; 0: a row that stands for nothing
     block_size: int
 
 
 @triton.jit
 def _attend(
-    q_ptr, cache_ptr, tables_ptr, lengths_ptr, parts_ptr, marks_ptr, heads, rank, rope, table_stride, block_size, span,
+    q_ptr, cache_ptr, tables_ptr, lengths_ptr, parts_ptr, marks_ptr, heads, rank, rope, table_stride, block_size,
     HEADS: tl.constexpr, TILE: tl.constexpr, RANK: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
-    """One row, HEADS heads, one split of `span` positions: online softmax over its tiles, left to right."""
+    """One row, HEADS heads, one of equal splits of what the row sees: online softmax over its tiles, left to right."""
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(2)
-    length = tl.load(lengths_ptr + row)
+    length = tl.load(lengths_ptr + row).to(tl.int32)
+    span = tl.cdiv(tl.cdiv(length, tl.num_programs(2)), TILE) * TILE
     first = split * span
     last = tl.minimum(first + span, length)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
@@ -90,21 +93,20 @@ def _join(parts_ptr, marks_ptr, y_ptr, splits, rank, RANK: tl.constexpr):
     tl.store(y_ptr + place * rank + at, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-def attend(q: Tensor, cache: Tensor, pages: Pages, kv_rank: int, splits: int) -> Tensor:
+def attend(q: Tensor, cache: Tensor, pages: Pages, kv_rank: int) -> Tensor:
     """q [T, heads, kv_rank + rope] (absorbed, turned, scaled), cache [slots, same] → [T, heads, kv_rank] in q's type.
 
-    `splits` is chosen from what the tables can hold, not from lengths, so that a captured graph stays right.
+    The number of splits depends on shapes alone, so that a captured graph stays right for other lengths.
     """
     rows, heads, width = q.shape
-    most = pages.tables.shape[1] * pages.block_size
-    span = triton.cdiv(triton.cdiv(most, splits), _TILE) * _TILE
-    splits = triton.cdiv(most, span)
+    groups = triton.cdiv(heads, _HEADS)
+    splits = max(1, min(_MOST_SPLITS, _PROGRAMS // (rows * groups)))
     parts = torch.empty(rows, heads, splits, kv_rank, dtype=torch.float32, device=q.device)
     marks = torch.empty(rows, heads, splits, dtype=torch.float32, device=q.device)
     rank = triton.next_power_of_2(kv_rank)
-    _attend[(rows, triton.cdiv(heads, _HEADS), splits)](
+    _attend[(rows, groups, splits)](
         q, cache, pages.tables, pages.lengths, parts, marks, heads, kv_rank, width - kv_rank, pages.tables.stride(0),
-        pages.block_size, span, HEADS=_HEADS, TILE=_TILE, RANK=max(16, rank),
+        pages.block_size, HEADS=_HEADS, TILE=_TILE, RANK=max(16, rank),
         ROPE=max(16, triton.next_power_of_2(width - kv_rank)),
     )  # fmt: skip
     y = torch.empty(rows, heads, kv_rank, dtype=q.dtype, device=q.device)

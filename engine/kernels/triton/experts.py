@@ -135,7 +135,7 @@ def _rows_of_a_block(pairs: int, held: int) -> int:
 def _grouped(
     kernel: triton.JITFunction, x: Tensor, w: Weight, found: Aligned, y: Tensor, call: tuple[int, int, bool]
 ) -> None:
-    """Launch one grouped product; `call` is pairs, choices that share a row of x, and whether x is rounded to float8."""
+    """Launch one grouped product; `call`: pairs, choices that share a row of x, whether x is rounded to float8."""
     pairs, top_k, rounded = call
     rows = eight(x, w.group) if rounded else Eight(x, x)
     scale = w.values if w.scale is None else w.scale

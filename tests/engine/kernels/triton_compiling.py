@@ -57,7 +57,7 @@ def _products(has_fp8: bool) -> Iterator[Case]:
 def _rows() -> Iterator[Case]:
     pointers = {"q_ptr": "*bf16", "cache_ptr": "*bf16", "tables_ptr": "*i32", "lengths_ptr": "*i32"}
     pointers |= {"parts_ptr": "*fp32", "marks_ptr": "*fp32"}
-    numbers = dict.fromkeys(("heads", "rank", "rope", "table_stride", "block_size", "span"), "i32")
+    numbers = dict.fromkeys(("heads", "rank", "rope", "table_stride", "block_size"), "i32")
     yield "attend", attention._attend, pointers | numbers, {"HEADS": 16, "TILE": 32, "RANK": 512, "ROPE": 64}
     joined = {"parts_ptr": "*fp32", "marks_ptr": "*fp32", "y_ptr": "*bf16", "splits": "i32", "rank": "i32"}
     yield "join", attention._join, joined, {"RANK": 512}

@@ -20,7 +20,8 @@ def test_every_kernel_compiles(capability: int) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.engine.kernels.triton_compiling", str(capability)],
-        cwd=_ROOT, env=environment | {"PYTHONPATH": str(_ROOT), "TRITON_DEFAULT_FP_FUSION": "1"}, capture_output=True, text=True, timeout=600,
+        cwd=_ROOT, env=environment | {"PYTHONPATH": str(_ROOT), "TRITON_DEFAULT_FP_FUSION": "1"},
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(done.stdout.splitlines()) == (31 if capability >= 89 else 24)
