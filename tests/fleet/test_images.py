@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dsctl.base.fleetstep import FetchImage, FleetStep
+from dsctl.base.fleetstep import BuildImage, FetchImage, FleetStep
 from dsctl.base.voice import Silence
 from dsctl.flows.fleet import observe, open_fleet
 from dsctl.reach.hostdoor import HostDoor
 from dsctl.reach.registry import Registry
+from tests.fleet.bed.engine import docker
 from tests.fleet.bed.hosts import Bed
 from tests.fleet.bed.places import Place
 from tests.fleet.operator import Operator
@@ -78,3 +79,28 @@ def test_only_missing_layers_travel(operator: Operator, monkeypatch: pytest.Monk
         assert "127.0.0.1" not in names
     for each in fleet.doors.values():
         each.host.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.long
+def test_an_image_is_built_without_a_way_out(operator: Operator, place: Place, tmp_path: Path) -> None:
+    """From a base the host has and a wheelhouse, the front image is built where no index can be reached; it runs."""
+    host = operator.bed.hosts[0]
+    docker(place, "save", "-o", str(tmp_path / "base.tar"), "bed-base")
+    with (tmp_path / "base.tar").open("rb") as archive:
+        docker(place, "exec", "-i", host.container, "docker", "load", "-q", stdin=archive)
+    operator.save(image={"name": "", "wheelhouse": str(place.wheels), "cpu_base": "bed-base:latest"})
+    image = f"dsctl-front:{operator.settings['project']}"
+    fleet = open_fleet(operator.directory / "dsctl.yaml")
+    door = fleet.door(observe(fleet))
+    try:
+        with door.held("deploy"):
+            built = BuildImage(image, "front", "bed-base:latest")
+            door.act(FleetStep(fleet.hosts[0], "build it", built), Silence())
+        run = ["docker", "run", "--rm", "--network", "none", "--read-only", image]
+        assert "--state-dir" in operator.shell(0, *run, "python", "-m", "dsctl.gateway", "--help")
+        assert operator.shell(0, *run, "id", "-u").strip() == "10001"
+        operator.shell(0, *run, "sh", "-c", "command -v nginx")
+    finally:
+        operator.shell(0, "sh", "-c", f"docker rmi -f {image} bed-base:latest >/dev/null 2>&1; true")
+        for each in fleet.doors.values():
+            each.host.close()  # type: ignore[attr-defined]

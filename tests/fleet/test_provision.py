@@ -17,7 +17,7 @@ from tests.fleet.bed.hosts import Bed
 from tests.fleet.bed.places import ROOT, Place
 from tests.fleet.operator import Operator
 
-pytestmark = [pytest.mark.fleet, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.fleet, pytest.mark.long, pytest.mark.timeout(900)]
 DUMMIES = {"chrony": "4.3-2", "nvidia-driver-570": "570.86.15-1", "nvidia-container-toolkit": "1.17.4-1"}
 MODULE = (
     "python3-apt",
@@ -96,7 +96,6 @@ def test_a_host_is_provisioned_once(operator: Operator) -> None:
     assert [(each["host"], each["changed"], each["failed"]) for each in told] == [(name, [], "")]
 
 
-@pytest.mark.long
 def test_the_playbooks_work_by_hand(operator: Operator, tmp_path: Path) -> None:
     """`ansible-playbook playbooks/site.yml` needs nothing of dsctl; after dsctl it finds nothing to change."""
     host = operator.bed.hosts[NUMBER]

@@ -170,6 +170,7 @@ def test_a_full_disk_is_predicted_and_survived(operator: Operator, tmp_path: Pat
     assert sums(operator, 2, model) == expected(tmp_path / "source")
 
 
+@pytest.mark.long
 def test_deploy_brings_what_hosts_lack(operator: Operator, tmp_path: Path) -> None:
     """With weights.source, `plan` of a first deploy has the transfers among its steps, before copies start."""
     source = tmp_path / "source"
