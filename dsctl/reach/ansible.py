@@ -27,6 +27,7 @@ deprecation_warnings = False
 
 [ssh_connection]
 pipelining = True
+ssh_args = -o ControlMaster=auto -o ControlPersist=10s
 """
 
 
