@@ -54,11 +54,13 @@ def plan(fleet: Fleet, *, json: bool) -> None:
     raise typer.Exit(fleetshow.plan(plan_deploy(fleet), json=json))
 
 
-def deploy(fleet: Fleet, voice: show.Terminal, *, json: bool) -> None:
+def deploy(fleet: Fleet, voice: show.Terminal, *, json: bool, events: Path | None = None) -> None:
     """deploy."""
-    from dsctl.flows import fleetverbs
+    from dsctl.flows import fleetevents, fleetverbs
 
-    fleetshow.done(fleetverbs.deploy(fleet, voice), json=json)
+    with fleetevents.events(events, voice, "deploy", fleet.project) as heard:
+        done = fleetverbs.deploy(fleet, heard)
+    fleetshow.done(done, json=json)
 
 
 def scale(fleet: Fleet, replicas: int, voice: show.Terminal, *, is_dry: bool, json: bool) -> None:

@@ -23,4 +23,5 @@ Canary = Annotated[
     typer.Option("--canary", metavar="PERCENT", help="Let the first new copy prove itself on that part of requests."),
 ]
 CanaryHold = Annotated[bool, typer.Option("--canary-hold", help="Then stop, until `canary promote` or `abort`.")]
+Events = Annotated[Path | None, typer.Option("--events", metavar="FILE", help="Append what happens as JSON lines.")]
 Unreachable = Annotated[bool, typer.Option("--skip-unreachable", help="Leave hosts that do not answer as they are.")]

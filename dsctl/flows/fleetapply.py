@@ -25,6 +25,7 @@ from dsctl.base.fleetstep import (
 )
 from dsctl.base.units import seconds
 from dsctl.base.voice import Voice
+from dsctl.flows.fleetevents import tell_step
 from dsctl.reach.fleetdoor import FleetDoor
 from dsctl.reach.hostdoor import FencedError
 
@@ -49,17 +50,21 @@ def apply_fleet(steps: Sequence[FleetStep], door: FleetDoor, voice: Voice, verb:
         voice.say(f"[{count}/{len(steps)}] {sentence(step)}")
         done.append(step)
         began = time.monotonic()
+        place = (count, len(steps))
+        tell_step(voice, "begin", place, step, why=step.why)
         _note(door, step, verb, "begin", "")
         try:
             door.act(step, voice)
         except (StoppedError, DeadlineError, FencedError, LockHeldError):
             raise
         except DsctlError as error:
+            tell_step(voice, "failed", place, step, why=error.message)
             _note(door, step, verb, "failed", error.message)
             _go_back(done, door, voice)
             error.message = error.message if step.host in error.message else f"{step.host}: {error.message}"
             raise
         took = time.monotonic() - began
+        tell_step(voice, "end", place, step, s=round(took, 3))
         _note(door, step, verb, "end", "", took)
         if not isinstance(step.action, WAITS):
             pace.setdefault(type(step.action).__name__, []).append(took)

@@ -76,6 +76,7 @@ class _Roll:
 
     def __init__(self, wish: FleetWish, seen: Seen, terms: Terms) -> None:
         self._wish, self._seen, self._terms = wish, seen, terms
+        self._spec = wish.spec_hash
         self._steps: list[FleetStep] = []
         self._hazards: list[str] = []
         table = seen.table
@@ -147,7 +148,7 @@ class _Roll:
         row = self._rows.get(each.name)
         has_traffic = row is not None and row.state != "gated"
         is_running = each.container.is_running
-        is_current = each.spec_hash == self._wish.spec_hash and each.host in self._wish.hosts
+        is_current = each.spec_hash == self._spec and each.host in self._wish.hosts
         if is_running and is_current and self._has_image(each):
             return found.kept if has_traffic else found.resumed
         return found.outdated if has_traffic and is_running else found.broken
@@ -195,7 +196,7 @@ class _Roll:
         name = name or self._names.take()
         address = facts.address if isinstance(facts.address, str) else slot.host
         port = self._ports.take(slot.host)
-        copy = Copy(self._wish.project, name, self._wish.spec_hash, address, port, slot.gpus, self._terms.release)
+        copy = Copy(self._wish.project, name, self._spec, address, port, slot.gpus, self._terms.release)
         cores = facts.cores if isinstance(facts.cores, int) else 1
         share = self._wish.max_per_host or -(-self._wish.replicas // max(1, len(self._wish.hosts)))
         spec = replica_container(self._wish, copy, facts, max(1, cores // max(1, share)))

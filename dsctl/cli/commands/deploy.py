@@ -10,6 +10,7 @@ from dsctl.cli.options import (
     CanaryHold,
     Config,
     DryRun,
+    Events,
     Hosts,
     Json,
     Mock,
@@ -24,7 +25,7 @@ from dsctl.cli.options import (
 def deploy(
     config: Config = None, mock: Mock = False, dry_run: DryRun = False, json: Json = False, yes: Yes = False,
     quiet: Quiet = False, verbose: Verbose = False, timeout: Timeout = 0, hosts: Hosts = "",
-    skip_unreachable: Unreachable = False, canary: Canary = "", canary_hold: CanaryHold = False,
+    skip_unreachable: Unreachable = False, canary: Canary = "", canary_hold: CanaryHold = False, events: Events = None,
 ) -> None:  # fmt: skip
     """Serve what dsctl.yaml says.
 
@@ -40,9 +41,11 @@ def deploy(
     if fleetcalls.is_fleet(config, hosts):
         share = fleetcalls.canary_overrides(canary, holds=canary_hold)
         fleet = fleetcalls.opened(config, hosts, mock=mock, skips=skip_unreachable, overrides=share)
-        return fleetcalls.plan(fleet, json=json) if dry_run else fleetcalls.deploy(fleet, voice, json=json)
-    if canary or canary_hold:
-        raise UsageError("--canary is for hosts: on one machine a new copy takes its part when it has passed its gate",
+        if dry_run:
+            return fleetcalls.plan(fleet, json=json)
+        return fleetcalls.deploy(fleet, voice, json=json, events=events)
+    if canary or canary_hold or events:
+        raise UsageError("--canary and --events are for hosts; on one machine a new copy takes its part after its gate",
                          hint="--hosts, or placement.hosts in dsctl.yaml")  # fmt: skip
     project = open_project(config, {"engine.kind": "oracle"} if mock else None, timeout_s=timeout)
     if dry_run:
