@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from benchmarks.engine_peers.shape import CONFIG
 from engine.kernels.cpu.build import user_cache
-from engine.modeling.loader import Dummy
+from engine.modeling.dummy import Dummy
 from engine.modeling.tensors import expected_shapes
 from engine.spec.model import read_spec
 

@@ -36,7 +36,7 @@ def random_tensor(name: str, shape: tuple[int, ...], generator: torch.Generator)
     return (torch.randn(shape, generator=generator) * (gain / math.sqrt(width))).to(torch.bfloat16)
 
 
-def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def vocabulary(size: int = CONFIG["vocab_size"]) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Ids and merges: specials, bytes, then two, three and four letters, each merged from shorter ones."""
     pieces = [*_SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     merges: list[tuple[str, str]] = []
@@ -47,15 +47,15 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
         *((pair, c) for pair in pairs for c in letters),
         *((one, two) for one in pairs for two in pairs),
     ]
-    for left, right in joined[: CONFIG["vocab_size"] - len(pieces)]:
+    for left, right in joined[: size - len(pieces)]:
         pieces.append(left + right)
         merges.append((left, right))
     return {piece: index for index, piece in enumerate(pieces)}, merges
 
 
-def write_tokenizer(path: Path) -> None:
+def write_tokenizer(path: Path, size: int = CONFIG["vocab_size"]) -> None:
     """tokenizer.json and tokenizer_config.json: every id has a text of its own, so a stream shows each token."""
-    vocab, merges = vocabulary()
+    vocab, merges = vocabulary(size)
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()

@@ -3,6 +3,7 @@
 `Start.faults` names them:
 die_at_step n    SIGKILL to itself in step n          exit_at_step n   exit code 70 in step n
 hang_at_step n   step n never ends                    stop_at_step n   SIGSTOP to itself in step n
+oom_rows n       real want of memory in every step that computes n rows or more of one sequence
 oom_at_step n    step n raises MemoryError, once      fail_at_step n   from step n on, batches raise
 nan_at_step n    the first row of step n is NaN       slow x           every step takes x times as long
 step_s x         every step takes at least x seconds  slow_load_s x    loading takes x seconds more
@@ -17,17 +18,20 @@ import signal
 import time
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from engine.layers.batch import StepBatch
 from engine.running.runner import Computes
 from engine.spec.errors import ConfigError
 
+_TOO_MUCH = 1 << 60  # bytes; beyond any address space
+
 Faults = dict[str, float]
 
 NAMES = {
-    "die_at_step", "exit_at_step", "hang_at_step", "stop_at_step", "oom_at_step", "fail_at_step", "nan_at_step",
-    "slow", "step_s", "slow_load_s", "die_at_load", "hang_at_load", "epochs",
+    "die_at_step", "exit_at_step", "hang_at_step", "stop_at_step", "oom_at_step", "oom_rows", "fail_at_step",
+    "nan_at_step", "slow", "step_s", "slow_load_s", "die_at_load", "hang_at_load", "epochs",
 }  # fmt: skip
 
 
@@ -87,5 +91,7 @@ class FaultyModel:
             _hang()
         if self._is_at("oom_at_step"):
             raise MemoryError("injected: no memory for this step")
+        if max((segment.length for segment in batch.segments), default=0) >= self._faults.get("oom_rows", float("inf")):
+            torch.empty(_TOO_MUCH, dtype=torch.uint8)  # the allocator itself refuses
         if self._step >= self._faults.get("fail_at_step", float("inf")) and len(batch.segments) > 1:
             raise RuntimeError("injected: this step fails for more than one segment")

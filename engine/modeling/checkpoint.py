@@ -19,6 +19,7 @@ from torch import Tensor
 from engine.modeling.tensors import Shapes, expected_shapes, is_mtp, is_redundant
 from engine.quant import compressed
 from engine.quant.fp8 import dequantise, scale_shape
+from engine.spec import heap
 from engine.spec.errors import CheckpointError
 from engine.spec.model import ModelSpec
 
@@ -29,6 +30,7 @@ _PARTS = (compressed.PACKED, compressed.SCALE, compressed.SHAPE)
 _LFS = b"version https://git-lfs"
 _SAMPLE = 4096  # bytes read at each of _SAMPLES places of a file for its fingerprint
 _SAMPLES = 64
+MAPPED = 64 << 20  # bytes read after which files are unmapped and mapped again
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +192,22 @@ def _check_whole(name: str, entry: Entry, entries: dict[str, Entry], shape: tupl
 
 
 class Reader:
-    """Reads tensors as float32 values, one at a time; the file stays mapped, nothing else is kept."""
+    """Reads tensors as float32 values, one at a time; of the files, little stays in memory."""
 
-    def __init__(self, entries: dict[str, Entry], spec: ModelSpec, stack: ExitStack) -> None:
+    def __init__(self, entries: dict[str, Entry], spec: ModelSpec) -> None:
         self._entries = entries
         self._inputs = {name: shape[-1] for name, shape in expected_shapes(spec).items()}
         self._spec = spec
-        self._stack = stack
-        self._files: dict[Path, Any] = {}
+        self._files = ExitStack()
+        self._opened: dict[Path, Any] = {}
+        self._read = 0
+
+    def close(self) -> None:
+        """Unmap the files, and give back what converting tensors has freed; tensors already given out stay good."""
+        self._opened.clear()
+        self._files.close()
+        self._read = 0
+        heap.trim()
 
     def get(self, name: str) -> Tensor:
         """Values float32 of a tensor, scales applied. Raises CheckpointError when any is NaN or infinite."""
@@ -242,9 +252,13 @@ class Reader:
     def _raw(self, name: str) -> Tensor:
         path = self._entries[name].file
         try:
-            if path not in self._files:
-                self._files[path] = self._stack.enter_context(safe_open(str(path), framework="pt"))
-            return self._files[path].get_tensor(name)
+            if self._read > MAPPED:  # pages that were read count as ours while they stay mapped
+                self.close()
+            if path not in self._opened:
+                self._opened[path] = self._files.enter_context(safe_open(str(path), framework="pt"))
+            value: Tensor = self._opened[path].get_tensor(name)
+            self._read += value.numel() * value.element_size()
+            return value
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: tensor {name} cannot be read ({error}); download the file again") from error
 
@@ -252,8 +266,11 @@ class Reader:
 @contextmanager
 def open_reader(entries: dict[str, Entry], spec: ModelSpec) -> Iterator[Reader]:
     """A Reader whose files are unmapped at the end."""
-    with ExitStack() as stack:
-        yield Reader(entries, spec, stack)
+    reader = Reader(entries, spec)
+    try:
+        yield reader
+    finally:
+        reader.close()
 
 
 def fingerprint(model_dir: Path, entries: dict[str, Entry]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +26,9 @@ from engine.layers.rotary import Rotary
 from engine.layers.router import Router
 from engine.modeling.checkpoint import check_entries, fingerprint, open_reader, read_entries
 from engine.modeling.deepseek import Layer, Model
+from engine.modeling.dummy import Dummy
 from engine.modeling.fused import FusedModel, LayerBuilder, Weights, beyond_kernels
-from engine.modeling.tensors import Shapes, expected_shapes
+from engine.modeling.tensors import expected_shapes
 from engine.parallel.collectives import WHOLE, Links
 from engine.parallel.shards import local_spec, part_of
 from engine.quant.compressed import Quantised
@@ -81,7 +81,7 @@ def opened(config: EngineConfig) -> Iterator[FusedBuilder | ReferenceBuilder]:
     expected = expected_shapes(spec)
     policy = resolve(config.quantization, Path(config.model), spec)
     if config.load_format == "dummy":
-        yield _builder(_Opened(spec, config, policy, Dummy(expected), "dummy", 0))
+        yield _builder(_Opened(spec, config, policy, Dummy(expected, policy), "dummy-2", 0))
         return
     model_dir = Path(config.model)
     entries = read_entries(model_dir)
@@ -110,25 +110,6 @@ def _builder(found: _Opened) -> FusedBuilder | ReferenceBuilder:
     library = library_of(found.config, found.spec)
     given = (found.spec, found.config, found.policy, found.source, found.checkpoint, found.skipped)
     return ReferenceBuilder(*given) if library is None else FusedBuilder(*given, library)
-
-
-class Dummy:
-    """Seeded random values of the right shapes, for measurements without weights."""
-
-    def __init__(self, expected: Shapes) -> None:
-        self._expected = expected
-
-    def quantised(self, name: str) -> Quantised | None:
-        """None: all are made as floats."""
-        del name
-
-    def get(self, name: str) -> Tensor:
-        """The same values for the same name, always."""
-        shape = self._expected[name]
-        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little"))
-        if name.endswith("norm.weight"):
-            return torch.ones(shape)
-        return torch.randn(shape, generator=generator) / math.sqrt(shape[-1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels.cpu.matrix import Matrix
+from engine.spec import heap
 
 VERSION: Final = 1  # raised when packing or quantising changes: part of every file's name
 KEPT: Final = 4  # files in the cache; the ones used longest ago go first
@@ -171,10 +172,12 @@ def packed(directory: Path, key: str, assemble: Callable[[Packing], _Made]) -> _
             reader = _open(path)
             if reader is None:
                 made = _write(path, assemble)
-                reader = _open(path)
-                if reader is None:
+                if made is not None:
                     return made
-                del made  # the mapped weights are shared with other replicas, these are not
+                heap.trim()
+                reader = _open(path)
+            if reader is None:
+                return assemble(Direct())
             _forget_old(directory)
     except OSError as error:
         _log.warning("packed weights are not cached: %s", error)
@@ -196,7 +199,8 @@ def _open(path: Path) -> PackReader | None:
     return reader
 
 
-def _write(path: Path, assemble: Callable[[Packing], _Made]) -> _Made:
+def _write(path: Path, assemble: Callable[[Packing], _Made]) -> _Made | None:
+    """Make the file. What was made for it is given back only when it could not be written: both need not fit memory."""
     _log.info("packing the weights into %s; this happens once", path)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
         try:
@@ -207,7 +211,8 @@ def _write(path: Path, assemble: Callable[[Packing], _Made]) -> _Made:
                 Path(file.name).replace(path)
             except OSError as error:
                 _log.warning("packed weights are not cached: %s", error)
-            return made
+                return made
+            return None
         finally:
             Path(file.name).unlink(missing_ok=True)
 

@@ -44,10 +44,9 @@ class Pace:
         chunks = step.tokens - decodes  # rows of prompts that are in the step already
         low = min(most, max(LEAST_CHUNK - chunks, 0))
         high = min(most, max(low, FIRST_CHUNK - chunks, GROWTH * self._largest - step.tokens))
-        target = self.target_s / (1.0 + self.steptime.deviation)
         while low < high:
             middle = (low + high + 1) // 2
-            if self.steptime.predict(step.plus(start, middle)) <= target:
+            if self.steptime.predict(step.plus(start, middle)) <= self.target_s:
                 low = middle
             else:
                 high = middle - 1

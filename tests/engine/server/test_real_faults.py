@@ -99,3 +99,22 @@ def test_stop_strings_and_characters_over_the_seam(real: Server) -> None:
     expected = _expected(real.complete(**body))
     assert _streamed(real, body, 20, signal.SIGKILL) == expected
     real.wait_ready()
+
+
+def test_want_of_memory_sheds_one_request_and_leaves_the_server_up(real: Server, real_model: Path) -> None:
+    """The allocator refuses every step with a long piece of one prompt: that request fails with a reason, the stream
+    beside it says what it would have said, no core restarts, and the next request is answered."""
+    expected = _expected(real.complete(**GREEDY))
+    with serving(real_model, "--dtype", "float32", core=None, faults={"oom_rows": 100, "step_s": 0.01}) as starved:
+        got: dict[int, Any] = {}
+        stream = threading.Thread(target=lambda: got.update(_streamed(starved, GREEDY, 10**9, signal.SIGKILL)))
+        before = starved.metric("vllm:generation_tokens_total")
+        stream.start()
+        wait_until(lambda: starved.metric("vllm:generation_tokens_total") > before + 3, "some tokens")
+        shed = starved.post("/v1/completions", {"prompt": [7] * 150, "max_tokens": 4})
+        stream.join(60)
+        assert shed.status_code == 503, shed.text
+        assert "allocate" in shed.json()["error"]["message"]
+        assert got == expected
+        assert starved.info()["restarts"] == 0
+        assert _expected(starved.complete(**GREEDY)) == expected
