@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tests.engine.checkpoints import make_checkpoint
 from tests.engine.compiled import library
 from tests.engine.core.conftest import Core
 
-SHAPE = {  # 100 M parameters: weights are a good part of what the core occupies
+SHAPE: dict[str, Any] = {  # 100 M parameters: weights are a good part of what the core occupies
     "vocab_size": 8000, "hidden_size": 512, "intermediate_size": 1536, "moe_intermediate_size": 512,
     "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 8, "n_routed_experts": 20,
     "kv_lora_rank": 256, "q_lora_rank": 256, "qk_rope_head_dim": 32, "qk_nope_head_dim": 64, "v_head_dim": 64,
