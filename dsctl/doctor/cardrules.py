@@ -139,7 +139,10 @@ def _ras(case: Case) -> Iterator[Seen]:
         gone = [rank for rank in cast("list[dict[str, Any]]", comm.get("missing_ranks") or [])]
         if gone:
             names = ", ".join(_who(rank) for rank in gone[:8])
-            yield f"communicator {comm.get('hash')}: missing {names}", {"names": names, "what": "do not answer"}
+            yield (
+                f"communicator {comm.get('hash')}: missing {names}",
+                {"names": names, "what": "does not answer" if len(gone) == 1 else "do not answer"},
+            )
             continue
         counts, then = _counts(comm), _counts(before.get(str(comm.get("hash")), {}))
         if len(set(counts.values())) > 1 and counts == then:
@@ -148,7 +151,7 @@ def _ras(case: Case) -> Iterator[Seen]:
             names = ", ".join(_who(rank) for rank in behind[:8])
             yield (
                 f"communicator {comm.get('hash')}: counts {sorted(set(counts.values()))} stand still",
-                {"names": names, "what": "are behind the others, and nothing moves"},
+                {"names": names, "what": f"{'is' if len(behind) == 1 else 'are'} behind the others, and nothing moves"},
             )
 
 

@@ -35,7 +35,7 @@ def choose(cards: Cards, inflight: int, *, disruptive: bool = False) -> Choice:
 def _reason(card: Card, inflight: int) -> str:
     """Why a card is left alone; what the driver does not tell counts as in use."""
     if inflight:
-        return f"{inflight} requests run ({ANYWAY})"
+        return f"{inflight} request{'' if inflight == 1 else 's'} in flight ({ANYWAY})"
     busy, free = card.number("utilisation"), card.number("free")
     if busy is None or free is None:
         return f"the driver does not tell whether it is in use ({ANYWAY})"

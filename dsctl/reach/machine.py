@@ -33,7 +33,9 @@ def read(path: Path) -> str | Missing:
     """The text of a file."""
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        return Missing(f"{path}: {error.strerror}")
+    except UnicodeDecodeError as error:
         return Missing(f"{path}: {error}")
 
 

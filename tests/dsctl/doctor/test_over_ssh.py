@@ -157,7 +157,7 @@ def test_ras_through_ssh(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         opened = {e.name: ways.host(e) for e in hosts.chosen(settings, "near-1,near-2")}
         fleetlook._ras(fleet, opened)
     assert test_ras._words(fleet.cases["near-1"]) == [
-        "NCCL's own status: rank 2 on n1 (pid 102) are behind the others, and nothing moves."
+        "NCCL's own status: rank 2 on n1 (pid 102) is behind the others, and nothing moves."
     ]
     assert fleet.cases["near-2"].facts["ras"] == "the same job as on another host"
     mute = Fleet({"near-1": Case(facts={"listening": frozenset({22})})})

@@ -95,8 +95,8 @@ def _words(case: Case) -> list[str]:
         (_status([7, 7, 7, 7]), _status([9, 9, 9, 9]), []),
         (_status([7, 7, 7, 6]), _status([9, 9, 8, 9]), []),
         (_status([7, 7, 7, 7]), _status([7, 7, 7, 7]), []),
-        (_status([7, 7, 6, 7]), _status([7, 7, 6, 7]), ["rank 2 on n1 (pid 102) are behind"]),
-        (_status([7, 7, 7, 7]), _status([7, 7, 7], (3,)), ["rank 3 on n9 do not answer"]),
+        (_status([7, 7, 6, 7]), _status([7, 7, 6, 7]), ["rank 2 on n1 (pid 102) is behind"]),
+        (_status([7, 7, 7, 7]), _status([7, 7, 7], (3,)), ["rank 3 on n9 does not answer"]),
     ],
     ids=["moving equal", "moving unequal", "idle", "frozen unequal", "missing rank"],
 )
