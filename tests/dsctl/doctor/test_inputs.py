@@ -179,6 +179,7 @@ def test_colours_change_no_word(
 ) -> None:
     """On a terminal the same words are coloured; NO_COLOR and pipes get none; control codes of a log are not obeyed."""
     (tmp_path / "a.log").write_text(FULL.replace("/x", "/x\x07\x1b]0;owned\x07 \x9b31m"))
+    monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     run(["doctor", "--logs", str(tmp_path)])
