@@ -221,10 +221,14 @@ def test_a_stubborn_server_is_measured_all_the_same(tmp_path: Path) -> None:
 def test_interrupted_it_keeps_what_it_has_and_no_secret(tmp_path: Path) -> None:
     """Ctrl-C: exit 130, a usable partial run, no process left; the key was in no argument, no file and no output."""
     (tmp_path / "token").write_text(KEY)
+    (tmp_path / "lengths").write_text(
+        "20 20 4000"
+    )  # short answers end, and before long every user waits for a long one
     with (
         serving(20, 5, ("--token-file", str(tmp_path / "token"))) as server,
         running(
-            tmp_path, "--url", server.url, "--api-key-env", "MY_KEY", "--warmup", "0s", "--osl", "100", "--out", "run",
+            tmp_path, "--url", server.url, "--api-key-env", "MY_KEY", "--warmup", "0s", "--osl",
+            f"file:{tmp_path / 'lengths'}", "--out", "run",
             "--workers", "2", "--stages", "4@30s,8@30s", env={"MY_KEY": KEY},
         ) as process,
     ):  # fmt: skip
