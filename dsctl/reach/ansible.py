@@ -28,6 +28,7 @@ deprecation_warnings = False
 [ssh_connection]
 pipelining = True
 ssh_args = -o ControlMaster=auto -o ControlPersist=10s
+control_path_dir = {place}/cp
 """
 
 
@@ -78,7 +79,7 @@ def play(
     tallies = {route.name: Tally() for route in routes}
     with tempfile.TemporaryDirectory(prefix="dsctl-provision-") as work:
         place = Path(work)
-        (place / "ansible.cfg").write_text(CONFIG)
+        (place / "ansible.cfg").write_text(CONFIG.format(place=place))  # a connection of another run would skip keys
         for playbook in playbooks:
             lost = {name for name, each in tallies.items() if each.failed or each.unreachable}
             going = [route for route in routes if route.name not in lost]
