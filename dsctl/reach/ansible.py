@@ -27,7 +27,7 @@ deprecation_warnings = False
 
 [ssh_connection]
 pipelining = True
-ssh_args = -o ControlMaster=auto -o ControlPersist=10s
+ssh_args = -o StrictHostKeyChecking=yes -o ControlMaster=auto -o ControlPersist=10s
 control_path_dir = {place}/cp
 """
 
@@ -98,6 +98,7 @@ def _run(
     words = [*(["--check", "--diff"] if is_check else [])]
     words += ["--become-password-file", password_file] if password_file else []
     environment = {
+        "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner turns it off where nobody says so
         "ANSIBLE_CONFIG": str(place / "ansible.cfg"), "ANSIBLE_HOME": str(place / "home"), "ANSIBLE_NOCOLOR": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}", "LC_ALL": "C.UTF-8",
     }  # fmt: skip
