@@ -21,20 +21,22 @@ from tests.fleet.bed.engine import docker
 from tests.fleet.bed.hosts import Bed
 from tests.fleet.bed.places import ROOT, Place
 
-USERS = ("root", "op", "root")  # who logs in where
+LOGINS = {"gpu01": "root", "gpu02": "op", "gpu03": "root"}  # who logs in where
 BODY = {"model": "m", "messages": [{"role": "user", "content": "count"}], "max_tokens": 60, "seed": 7, "stream": True}
 
 
 class Operator:
-    """Runs dsctl for one project on the first hosts of the bed."""
+    """Runs dsctl for one project on some hosts of the bed."""
 
-    def __init__(self, directory: Path, bed: Bed, project: str, port: int, place: Place) -> None:
+    def __init__(
+        self, directory: Path, bed: Bed, project: str, port: int, place: Place, logins: Mapping[str, str] = LOGINS
+    ) -> None:  # fmt: skip
         self.directory, self.bed, self.port, self.place = directory, bed, port, place
+        self.hosts = [bed.host(name) for name in logins]
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "known_hosts").write_text(Path(bed.known_hosts).read_text())
         hosts = {
-            host.name: {"address": host.address, "user": user, "identity": bed.key}
-            for host, user in zip(bed.hosts, USERS, strict=False)
+            host.name: {"address": host.address, "user": logins[host.name], "identity": bed.key} for host in self.hosts
         }
         (directory / "hosts.yaml").write_text(yaml.safe_dump({"groups": {"nodes": list(hosts)}, "hosts": hosts}))
         self.settings: dict[str, Any] = {
@@ -44,10 +46,11 @@ class Operator:
         }  # fmt: skip
         self.save()
 
-    def save(self, **changes: Mapping[str, Any]) -> None:
-        """dsctl.yaml, with some sections changed."""
-        for section, values in changes.items():
-            self.settings[section] = {**self.settings.get(section, {}), **values}
+    def save(self, **changes: Any) -> None:
+        """dsctl.yaml, with some settings changed, sections in part."""
+        for name, value in changes.items():
+            before = self.settings.get(name)
+            self.settings[name] = {**before, **value} if isinstance(before, dict) else value
         (self.directory / "dsctl.yaml").write_text(yaml.safe_dump(self.settings))
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -84,8 +87,17 @@ class Operator:
         return told
 
     def shell(self, number: int, *argv: str) -> str:
-        """A command on a host, past dsctl."""
-        return docker(self.place, "exec", self.bed.hosts[number].container, *argv)
+        """A command on one of its hosts, past dsctl."""
+        return docker(self.place, "exec", self.hosts[number].container, *argv)
+
+    def end(self) -> None:
+        """Everything of the project goes, also what dsctl might have left."""
+        self.start("down", "--yes", "--purge").communicate(timeout=300)
+        label = f"label=dsctl.project={self.settings['project']}"
+        for number in range(len(self.hosts)):
+            left = self.shell(number, "docker", "ps", "-aq", "--filter", label).split()
+            if left:
+                self.shell(number, "docker", "rm", "-f", *left)
 
 
 def ask(address: str, port: int) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,39 +11,10 @@ import pytest
 from tests.fleet.bed import hosts
 from tests.fleet.bed.engine import docker
 from tests.fleet.bed.hosts import Bed
-from tests.fleet.bed.places import Place
 from tests.fleet.operator import Clients, Operator, ask
 
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(900)]
 USED = 3
-
-
-@pytest.fixture(scope="session")
-def loaded(bed: Bed, place: Place) -> Bed:
-    """The bed with the product's image on the hosts that are deployed to, as if they had pulled it."""
-
-    def load(number: int) -> None:
-        container = bed.hosts[number].container
-        if not docker(place, "exec", container, "docker", "images", "-q", bed.image).strip():
-            with Path(bed.archive).open("rb") as archive:
-                docker(place, "exec", "-i", container, "docker", "load", "-q", stdin=archive)
-
-    with ThreadPoolExecutor(USED) as pool:
-        list(pool.map(load, range(USED)))
-    return bed
-
-
-@pytest.fixture
-def operator(loaded: Bed, place: Place, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Operator]:
-    """Somebody with a project of their own; all of it is gone after the test."""
-    name = f"t{random.randrange(1 << 30):x}"
-    made = Operator(tmp_path / "op", loaded, name, random.randrange(8100, 9900), place)
-    yield made
-    made.start("down", "--yes", "--purge").communicate(timeout=300)
-    for number in range(USED):
-        left = made.shell(number, "docker", "ps", "-aq", "--filter", f"label=dsctl.project={name}").split()
-        if left:
-            made.shell(number, "docker", "rm", "-f", *left)
 
 
 def test_the_life_of_a_service(operator: Operator) -> None:

@@ -24,6 +24,11 @@ from dsctl.reach.ssh.host import STALE, Host, unwritten, writing
 
 LONG_S = 3600.0  # images are large
 OPEN_FILES = "for p in $(pidof dockerd podman); do awk '/^Max open files/ { print $5 }' /proc/$p/limits; done"
+# The most memory a container may lock, where the engine may not raise limits itself (bit 24 is CAP_SYS_RESOURCE).
+LOCKED = """for p in $(pidof dockerd podman); do
+    bits=$(sed -n 's/^CapEff:[^0-9a-f]*//p' /proc/$p/status)
+    [ $((0x$bits >> 24 & 1)) -eq 1 ] || awk '/^Max locked memory/ { print $5 }' /proc/$p/limits
+done"""
 NANO = 1_000_000_000
 CONTAINERS = "10001:10001"  # who runs in containers, where this login can give files away
 
@@ -167,7 +172,8 @@ class SshDoor:
         with self._asking(f"create {spec.name}") as api:
             made = api.create_container(
                 spec.image, command=list(spec.command), name=spec.name, labels=dict(spec.labels),
-                environment=dict(spec.environment), user=spec.user, host_config=_limits(api, spec, self._open_files()),
+                environment=dict(spec.environment), user=spec.user,
+                host_config=_limits(api, spec, self._open_files(), self._locked() if spec.memory_lock else -1),
                 healthcheck=_health(spec.health), volumes=[mount.target for mount in spec.mounts],
             )  # fmt: skip
             self._claim_ground(api, str(made["Id"]), spec)
@@ -191,6 +197,11 @@ class SshDoor:
         """Most file descriptors the engine itself has: where it may not raise limits, more would be refused."""
         told = self.host.run(["sh", "-c", OPEN_FILES], again=True).text.split()
         return min((int(word) for word in told if word.isdigit()), default=1 << 30)
+
+    def _locked(self) -> int:
+        """Bytes a container may lock: no limit (-1), or the engine's own where it may not lift that."""
+        told = self.host.run(["sh", "-c", LOCKED], again=True).text.split()
+        return min((int(word) for word in told if word.isdigit()), default=-1)
 
     def start(self, container: str) -> None:
         """Starts it; nothing when it runs."""
@@ -334,12 +345,12 @@ def _travelling(image: str, port: int) -> str:
     return f"127.0.0.1:{port}/dsctl/{image.rpartition('/')[2].partition(':')[0].lower()}"
 
 
-def _limits(api: Any, spec: ContainerSpec, open_files: int) -> Any:
+def _limits(api: Any, spec: ContainerSpec, open_files: int, locked: int) -> Any:
     """What the container may do: as little as it needs, whatever the image asks for."""
     files = min(spec.open_files, open_files)
     ulimits = [docker.types.Ulimit(name="nofile", soft=files, hard=files)]
     if spec.memory_lock:
-        ulimits.append(docker.types.Ulimit(name="memlock", soft=-1, hard=-1))
+        ulimits.append(docker.types.Ulimit(name="memlock", soft=locked, hard=locked))
     cards = [docker.types.DeviceRequest(device_ids=list(spec.gpus), capabilities=[["gpu"]])] if spec.gpus else None
     log = {"max-size": str(spec.log_bytes), "max-file": "3"}
     return api.create_host_config(

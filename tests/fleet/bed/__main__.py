@@ -1,10 +1,10 @@
-"""`python -m tests.fleet.bed up|down|status [--name NAME]`: a bed for people; the tests use the same functions."""
+"""`python -m tests.fleet.bed prepare|up|down|status [--name NAME]`: a bed for people; the tests use the same."""
 
 from __future__ import annotations
 
 import argparse
 import fcntl
-import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -12,40 +12,48 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.fleet.bed import engine, hosts, images
-from tests.fleet.bed.engine import BedError
+from tests.fleet.bed.engine import BedError, LackError
 from tests.fleet.bed.hosts import Bed
 from tests.fleet.bed.places import Place, place_of
 
 HOSTS = 4
+LACKING = 6  # this machine can have no bed
+BEGUN = time.monotonic()
+
+
+def prepare(place: Place) -> str:
+    """What needs no installed dsctl: packages, the Engine, the host's image; the name of that. Kept if it is there."""
+    with _held(place.root):
+        _say("packages")
+        if engine.missing_packages():
+            with _held(place.shared):
+                engine.install_packages()
+        engine.start(place)
+        with _held(place.shared):  # made once for all beds of this machine
+            _say("base image")
+            images.base(place)
+            _say("host image")
+            return images.host(place)
 
 
 def build_and_start(place: Place, count: int = HOSTS) -> Bed:
     """Everything from the packages to the last host; what is there already is kept."""
-    if os.getuid() != 0:
-        raise BedError("the bed needs root: it installs packages and starts a Docker Engine")
-    begun = time.monotonic()
-
-    def say(what: str) -> None:
-        sys.stderr.write(f"bed: [{time.monotonic() - begun:4.0f}s] {what}\n")
-
+    host = prepare(place)
     with _held(place.root):
-        say("packages")
+        _say("product image")
         with _held(place.shared):
-            engine.install_packages()
-        engine.start(place)
-        with _held(place.shared):  # made once for all beds of this machine
-            say("base image")
-            images.base(place)
-            say("host image")
-            host = images.host(place)
             images.wheels(place)
-        say("product image")
+            images.torch(place)
         app = images.app(place)
-        say(f"{count} hosts")
+        _say(f"{count} hosts")
         bed = hosts.up(place, count, (host, app))
         images.prune(place)
-        say("up")
+        _say("up")
     return bed
+
+
+def _say(what: str) -> None:
+    sys.stderr.write(f"bed: [{time.monotonic() - BEGUN:4.0f}s] {what}\n")
 
 
 @contextmanager
@@ -71,11 +79,12 @@ def _status(place: Place) -> int:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.fleet.bed", description=__doc__)
-    parser.add_argument("verb", choices=("up", "down", "status"))
+    parser.add_argument("verb", choices=("prepare", "up", "down", "status"))
     parser.add_argument("--name", default="", help="whose bed; default: $DSCTL_BED, else this checkout's own")
     parser.add_argument("--hosts", type=int, default=HOSTS)
     parser.add_argument("--purge", action="store_true", help="with down: remove its images, too")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it runs ends, too
     try:
         place = place_of(given.name)
     except ValueError as error:
@@ -86,8 +95,14 @@ def main() -> int:
         if given.verb == "down":
             hosts.down(place, is_purged=given.purge)
             return 0
+        if given.verb == "prepare":
+            prepare(place)
+            return 0
         build_and_start(place, given.hosts)
         return _status(place)
+    except LackError as error:
+        sys.stderr.write(f"bed: {error}\n")
+        return LACKING
     except BedError as error:
         sys.stderr.write(f"bed: {error}\n")
         return 1

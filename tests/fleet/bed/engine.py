@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,10 @@ class BedError(Exception):
     """The bed cannot be built or started; the message says why."""
 
 
+class LackError(BedError):
+    """This machine can have no bed: no root, no Docker Engine and none to install, or none that starts."""
+
+
 def run(argv: Sequence[str], **options: Any) -> str:
     """A command's standard output; BedError with the end of its error output when it fails."""
     done = subprocess.run(argv, capture_output=True, text=True, check=False, **options)
@@ -32,9 +37,22 @@ def run(argv: Sequence[str], **options: Any) -> str:
     return done.stdout
 
 
+def missing_packages() -> list[str]:
+    """The distribution's packages the bed needs and does not find. LackError where it can have none at all."""
+    if sys.platform != "linux":
+        raise LackError(f"the bed needs Linux, not {sys.platform}")
+    missing = sorted({package for name, package in PACKAGES.items() if not shutil.which(name, path=SEARCHED)})
+    if os.getuid() != 0:
+        more = f"; it would install {', '.join(missing)}" if missing else ""
+        raise LackError(f"the bed starts a Docker Engine, which needs root{more}")
+    if missing and not shutil.which("apt-get", path=SEARCHED):
+        raise LackError(f"the bed needs {', '.join(missing)}, and there is no apt-get to install them with")
+    return missing
+
+
 def install_packages() -> None:
     """Docker Engine, sshd and mmdebstrap from the distribution's packages, where they are not there yet."""
-    missing = sorted({package for name, package in PACKAGES.items() if not shutil.which(name, path=SEARCHED)})
+    missing = missing_packages()
     if not missing:
         return
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -45,10 +63,16 @@ def install_packages() -> None:
 
 def docker(place: Place, *arguments: str, **options: Any) -> str:
     """`docker …` against the bed's Engine; the classic builder, as BuildKit needs a plugin Debian does not ship."""
+    return run([*_program(place), *arguments], env=_environment(), **options)
+
+
+def _program(place: Place) -> list[str]:
     binary = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
-    environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
-    environment.pop("DOCKER_HOST", None)
-    return run([binary, "-H", f"unix://{place.socket}", *arguments], env=environment, **options)
+    return [binary, "-H", f"unix://{place.socket}"]
+
+
+def _environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k != "DOCKER_HOST"} | {"DOCKER_BUILDKIT": "0"}
 
 
 def pid(place: Place) -> int | None:
@@ -78,7 +102,7 @@ def start(place: Place) -> None:
         )  # fmt: skip
     for _ in range(600):
         if child.poll() is not None:
-            raise BedError(f"dockerd ended with {child.returncode}:\n{place.log.read_text()[-2000:]}")
+            raise LackError(f"dockerd ended with {child.returncode}:\n{place.log.read_text()[-2000:]}")
         if place.socket.exists() and _answers(place):
             return
         time.sleep(0.1)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.fleet.bed import engine
 from tests.fleet.bed.engine import BedError, docker, run
-from tests.fleet.bed.places import Place
+from tests.fleet.bed.places import ROOT, Place
 
 # What Docker inside a container needs where `--privileged` is refused.
 FLAGS = (
@@ -25,6 +25,8 @@ FLAGS = (
 )  # fmt: skip
 NETWORK = "bed"
 USERS = ("root", "dock", "op", "pw", "nobodyelse")  # Docker group, sudo without and with a password, neither
+CARDS = 4  # of the last host
+MODELS, MODELS_THERE = ROOT / "models", "/data/models"  # checkpoints that every host has
 CLOSED = "AllowStreamLocalForwarding no\n"
 
 
@@ -36,6 +38,7 @@ class BedHost:
     address: str
     container: str
     streamlocal: bool  # sshd lets clients reach Docker's socket through the connection
+    cards: int = 0  # graphics cards it shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ def up(place: Place, count: int, images: tuple[str, str]) -> Bed:
 
 def _host(place: Place, number: int, count: int) -> BedHost:
     name = f"gpu{number:02d}"
-    return BedHost(name, f"{place.subnet}.{10 + number}", f"bed-{place.tag}-{name}", number != count or count == 1)
+    return BedHost(name, f"{place.subnet}.{10 + number}", f"bed-{place.tag}-{name}", number != count or count == 1,
+                   CARDS if number == count else 0)  # fmt: skip
 
 
 def _network(place: Place) -> None:
@@ -131,7 +135,8 @@ def _start(place: Place, host: BedHost, image: str, password: str) -> None:
     docker(
         place, "run", "-d", "--name", host.container, "--hostname", host.name, "--network", NETWORK,
         "--ip", host.address, *FLAGS, "--tmpfs", "/run:exec", "-v", "/var/lib/docker", "-v", f"{given}:/bed:ro",
-        "-e", f"BED_CGROUP={_cgroup(place)}/{host.name}", "-e", "BED_DOCKERD=", image,
+        "-e", f"BED_CGROUP={_cgroup(place)}/{host.name}", "-e", "BED_DOCKERD=",
+        "-e", f"BED_CARDS={host.cards}", "-v", f"{MODELS}:{MODELS_THERE}:ro", image,
     )  # fmt: skip
 
 

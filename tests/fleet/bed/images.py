@@ -6,8 +6,10 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 from tests.fleet.bed.engine import BedError, docker, run
@@ -17,7 +19,8 @@ HERE = Path(__file__).resolve().parent
 BASE_PACKAGES = "python3,python3-venv,ca-certificates,nginx-light,procps,iproute2"
 PYTHON = "3.11"  # of Debian 12, whatever runs the tests
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-APP = "dsctl-app"
+APP, ENGINE_APP = "dsctl-app", "dsctl-engine-app"
+UNUSED = ("torch/include/", "torch/test/", "torch/share/")  # a third of torch
 
 
 def _digest(*paths: Path) -> str:
@@ -48,7 +51,7 @@ def base(place: Place) -> None:
 
 def host(place: Place) -> str:
     """The image of a host, tagged by what it is made of; built when that changed, by one bed for all."""
-    parts = [HERE / name for name in ("Dockerfile.host", "sshd_config", "start.sh")]
+    parts = [HERE / name for name in ("Dockerfile.host", "sshd_config", "start.sh", "cards.sh")]
     image = f"bed-host:{_digest(*parts)}"
     if _has(place, image):
         return image
@@ -73,24 +76,71 @@ def host(place: Place) -> str:
 
 def app(place: Place) -> str:
     """The product's image (gateway and stand-in engine, no torch), and its archive at `place.archive`."""
-    sources = [ROOT / name for name in ("dsctl", "engine", "templates", "playbooks")]
-    image = f"{APP}:{_digest(ROOT / 'pyproject.toml', HERE / 'Dockerfile.app', *sources)}"
+    image = f"{APP}:{_code_digest()}"
     if not _has(place, image):
-        context = place.contexts / "app"
-        shutil.rmtree(context, ignore_errors=True)
-        (context / "code").mkdir(parents=True)
-        shutil.copy(HERE / "Dockerfile.app", context)
-        shutil.copytree(place.wheels, context / "wheels")
-        _wheel(context / "code")
-        docker(
-            place, "build", "-q", "--network", "none", "-f", str(context / "Dockerfile.app"), "-t", image, str(context)
-        )
+        context = _context(place)
+        file = str(context / "Dockerfile.app")
+        docker(place, "build", "-q", "--network", "none", "-f", file, "-t", image, str(context))
         place.archive.unlink(missing_ok=True)
     if not place.archive.exists():
         partial = place.archive.with_suffix(".partial.tar")
         docker(place, "save", "-o", str(partial), image)
         partial.rename(place.archive)
     return image
+
+
+def with_engine(place: Place, container: str) -> str:
+    """The product's image with torch in it, on one host; what runs these tests says which torch."""
+    image, base = f"{ENGINE_APP}:{_code_digest()}", f"{APP}:{_code_digest()}"
+    inner = ["exec", container, "docker"]
+    if docker(place, *inner, "images", "-q", image).strip():
+        return image
+    docker(place, "cp", f"{torch(place)}/.", f"{container}:/opt/torch")
+    copy = f"cp -r /from/. /opt/dsctl/lib/python{PYTHON}/site-packages/"
+    docker(place, *inner, "run", "--name", "with-engine", "--network", "none", "-u", "0", "-v", "/opt/torch:/from:ro",
+           base, "sh", "-c", copy)  # fmt: skip
+    docker(place, *inner, "commit", "-c", "USER 10001", "-c", "ENV HOME=/tmp", "with-engine", image)
+    docker(place, *inner, "rm", "with-engine")
+    docker(place, "exec", container, "rm", "-rf", "/opt/torch")
+    return image
+
+
+def _code_digest() -> str:
+    sources = [ROOT / name for name in ("dsctl", "engine", "templates", "playbooks")]
+    return _digest(ROOT / "pyproject.toml", HERE / "Dockerfile.app", *sources)
+
+
+def _context(place: Place) -> Path:
+    """The build context of the product's image."""
+    context = place.contexts / "app"
+    shutil.rmtree(context, ignore_errors=True)
+    (context / "code").mkdir(parents=True)
+    shutil.copy(HERE / "Dockerfile.app", context)
+    shutil.copytree(place.wheels, context / "wheels")
+    _wheel(context / "code")
+    return context
+
+
+def torch(place: Place) -> Path:
+    """A directory with torch's CPU build and what else the engine asks for, as site-packages."""
+    kept = version("torch").split("+")[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    others = [each for each in project["optional-dependencies"]["engine"] if not each.startswith("torch")]
+    wanted = [f"torch=={kept}+cpu", *others]
+    target, unpacked = place.shared / "torch", place.shared / "torch-site"
+    if not _is_downloaded(target, wanted) or not unpacked.exists():
+        shutil.rmtree(unpacked, ignore_errors=True)
+        try:
+            _download(target, wanted)
+        except BedError:
+            _download(target, wanted, "--extra-index-url", "https://download.pytorch.org/whl/cpu")
+        partial = unpacked.with_suffix(".partial")
+        for wheel in target.glob("*.whl"):
+            with zipfile.ZipFile(wheel) as packed:
+                packed.extractall(partial, [name for name in packed.namelist() if not name.startswith(UNUSED)])
+            wheel.unlink()
+        partial.rename(unpacked)
+    return unpacked
 
 
 def _requirements() -> list[str]:
@@ -101,37 +151,33 @@ def _requirements() -> list[str]:
 def wheels(place: Place) -> None:
     """The requirements as wheels for the image's Python; only again when they changed."""
     wanted = _requirements()
-    stamp = place.wheels / "requirements.txt"
-    if stamp.exists() and stamp.read_text().splitlines() == wanted:
-        return
-    shutil.rmtree(place.wheels, ignore_errors=True)
-    place.wheels.mkdir(parents=True)
+    if not _is_downloaded(place.wheels, wanted):
+        _download(place.wheels, wanted)
+
+
+def _is_downloaded(target: Path, wanted: list[str]) -> bool:
+    stamp = target / "requirements.txt"
+    return stamp.exists() and stamp.read_text().splitlines() == wanted
+
+
+def _download(target: Path, wanted: list[str], *options: str) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
     pip = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "--python-version", PYTHON]
-    run([*pip, *platforms, "-d", str(place.wheels), *wanted])
-    stamp.write_text("\n".join(wanted) + "\n")
+    run([*pip, *platforms, *options, "-d", str(target), *wanted])
+    (target / "requirements.txt").write_text("\n".join(wanted) + "\n")
 
 
 def _wheel(target: Path) -> None:
     """dsctl itself as a wheel, built from this checkout without the network."""
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(target),
-        str(ROOT),
-    ]
-    run(pip)
+    options = ["-q", "--no-deps", "--no-build-isolation", "-w", str(target)]
+    run([sys.executable, "-m", "pip", "wheel", *options, str(ROOT)])
 
 
 def stale(place: Place) -> Iterator[str]:
     """Images of the bed that no run will use again."""
-    current = {host(place), app(place), "bed-base:latest"}
+    current = {host(place), app(place)}
     for line in docker(place, "images", "--format", "{{.Repository}}:{{.Tag}}").splitlines():
         if line not in current and line.split(":")[0] in ("bed-host", APP):
             yield line
