@@ -14,7 +14,6 @@ from tests.fleet.bed.engine import BedError
 from tests.fleet.bed.hosts import Bed
 from tests.fleet.bed.places import Place
 from tests.fleet.operator import Operator
-from tests.fleet.test_deploy import loaded  # noqa: F401 - the hosts with the product's image
 
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(900)]
 USED = 3
@@ -23,11 +22,7 @@ WAIT_S = 120.0
 
 
 @pytest.fixture
-def operator(
-    loaded: Bed,  # noqa: F811
-    place: Place,
-    tmp_path: Path,
-) -> Iterator[Operator]:
+def operator(loaded: Bed, place: Place, tmp_path: Path) -> Iterator[Operator]:
     """Somebody with a checkpoint on their own machine and hosts that have none of it."""
     name = f"w{random.randrange(1 << 30):x}"
     made = Operator(tmp_path / "op", loaded, name, random.randrange(8100, 9900), place)
