@@ -34,6 +34,7 @@ case "$*" in
   *download.pytorch.org*) exit "${FAKE_NO_CPU_INDEX:-0}" ;;
   '-m pip install '*) echo noise; echo noise >&2; sleep "${FAKE_SLEEP:-0}"; exit "${FAKE_PIP_FAILS:-0}" ;;
   '-m dsctl '*) shift 2; echo "dsctl:$*" ;;
+  '-m tests.fleet.bed status') exit "${FAKE_BED_IS_DOWN:-0}" ;;
   '-m ruff '*) exit "${FAKE_RUFF_FAILS:-0}" ;;
 esac
 """
@@ -198,3 +199,28 @@ def test_the_checks_run_all_and_end_with_a_summary(clone: Clone) -> None:
     clone.run("test", "--fleet", "-k", "bed", FAKE_INDEX="1")
     assert clone.log.read_text().splitlines()[-1] == "-m pytest -m not gpu and not long -k bed"
     assert sys.version_info >= (3, 11)
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "ended"),
+    [
+        ({}, 0, "down"),
+        ({"CI": "true"}, 0, "down --purge"),
+        ({"FAKE_RUFF_FAILS": "1"}, 1, "down"),
+        ({"FAKE_PIP_FAILS": "1"}, 1, "down"),
+    ],
+    ids=["all is well", "in CI", "a check fails", "the installation fails"],
+)
+def test_the_bed_is_always_taken_down(clone: Clone, how: dict[str, str], code: int, ended: str) -> None:
+    """`./run test --fleet` prepares hosts while it installs, tests on them last, and ends them whatever happened."""
+    clone.environment.pop("CI", None)
+    clone.run("test", "--fleet", expect=code, FAKE_INDEX="1", FAKE_BED_IS_DOWN="1", **how)
+    calls = clone.log.read_text().splitlines()
+    assert "-m tests.fleet.bed prepare" in calls
+    assert calls[-1] == f"-m tests.fleet.bed {ended}"
+    if "FAKE_PIP_FAILS" not in how:
+        assert calls[-2] == "-m pytest -rs -m fleet and not long tests/fleet"
+    count = len(calls)
+    if not how:
+        clone.run("test", "--fleet", FAKE_INDEX="1")
+        assert not [call for call in clone.log.read_text().splitlines()[count:] if call.endswith((" down", " prepare"))]

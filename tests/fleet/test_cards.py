@@ -61,7 +61,7 @@ def test_two_copies_never_share_a_card(operator: Operator, loaded: Bed, place: P
         other.end()
     operator.run("scale", "4")
     apart(operator, 4)
-    operator.save(engine={"max_num_seqs": 16})
+    operator.save(replicas=4, engine={"max_num_seqs": 16})
     operator.run("deploy", "--yes")
     apart(operator, 4)
     assert ask(operator.hosts[0].address, operator.port)

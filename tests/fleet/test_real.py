@@ -22,7 +22,7 @@ HOST = "gpu03"
 @pytest.fixture
 def operator(loaded: Bed, place: Place, tmp_path: Path, project: str) -> Iterator[Operator]:
     """A project on one host that has the image with the real engine."""
-    image = images.with_engine(place, loaded.host(HOST).container)
+    image = images.with_engine(place, loaded.host(HOST).container, loaded.image)
     made = Operator(tmp_path / "op", loaded, project, random.randrange(8100, 9900), place, {HOST: "root"})
     made.settings["engine"] = {"kind": "dsctl"}
     made.save(model=f"{MODELS_THERE}/dsctl-tiny", replicas=1, image={"name": image, "front": loaded.image})

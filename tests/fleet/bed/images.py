@@ -89,12 +89,13 @@ def app(place: Place) -> str:
     return image
 
 
-def with_engine(place: Place, container: str) -> str:
-    """The product's image with torch in it, on one host; what runs these tests says which torch."""
-    image, base = f"{ENGINE_APP}:{_code_digest()}", f"{APP}:{_code_digest()}"
+def with_engine(place: Place, container: str, base: str) -> str:
+    """The product's image `base` with torch in it, made on a host; what runs these tests says which torch."""
+    image = base.replace(APP, ENGINE_APP)
     inner = ["exec", container, "docker"]
     if docker(place, *inner, "images", "-q", image).strip():
         return image
+    docker(place, "exec", container, "sh", "-c", "docker rm -f with-engine 2>/dev/null || :")
     docker(place, "cp", f"{torch(place)}/.", f"{container}:/opt/torch")
     copy = f"cp -r /from/. /opt/dsctl/lib/python{PYTHON}/site-packages/"
     docker(place, *inner, "run", "--name", "with-engine", "--network", "none", "-u", "0", "-v", "/opt/torch:/from:ro",
