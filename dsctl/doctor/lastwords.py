@@ -39,6 +39,9 @@ _OTHERS = tuple(  # what programs that are not Python say when they end
 _LOGGED = re.compile(r"\b(?:ERROR|CRITICAL)\b")
 _LOG_LINE = re.compile(r"\b(?:INFO|DEBUG)\b")
 _OTHER = "Search for the message in the engine's issues for exactly this version; update to its newest patch release; leave out the option or feature that the traceback passes through."
+_ASKS = re.compile(
+    r"(?:Please|[Tt]ry|Consider|To fix this|[Mm]ake sure|[Yy]ou (?:can|should|need)|[Ss]et the)\b[^.\n]{8,200}"
+)
 _DIVIDES = re.compile(
     r"(?:self\.|\b)(?P<a>[\w.]+) ?% ?(?:self\.)?(?P<b>[\w.]+)(?:\(\))? == 0|(?P<a2>\w+) (?:must|should) be divisible by (?P<b2>\w+)"
 )
@@ -141,7 +144,7 @@ def _crashes(first: int, lines: list[Spoken]) -> Iterator[Crash]:
         elif (match := _EXCEPTION.match(text)) and (
             at - trace <= 40
             or _INNER.search(text)
-            or (match["words"] and at >= len(lines) - 3 and text == said.text)
+            or (match["words"] and at >= len(lines) - 8 and text == said.text)
             or (match["words"] and text != said.text and _LOGGED.search(said.text[:80]))
         ):
             inner = _INNER.search(text)
@@ -183,7 +186,9 @@ def advice(type_: str, words: str = "") -> str:
             "dp_size: --dp / --data-parallel-size (SGLang with --enable-dp-attention: it divides --tp); ep_size or experts: --ep / --enable-expert-parallel (256 routed "
             "experts of V3/R1 and 64 of V2-Lite divide by powers of two; redundant experts count); page_size and chunked prefill: powers of two."
         )
-    return next((text for pattern, text in _ADVICE if re.fullmatch(pattern, type_)), _OTHER)
+    told = _ASKS.search(words)
+    own = f"The message itself names the way: «{told[0].strip()}». " if told else ""
+    return own + next((text for pattern, text in _ADVICE if re.fullmatch(pattern, type_)), _OTHER)
 
 
 def _finding(source: LogSource, crash: Crash, how: str) -> Finding:

@@ -197,7 +197,7 @@ def vllm_startfree(match: Match, case: Case) -> Words | None:
     options: tuple[Option, ...] = ()
     weights = facts.weights or (facts.model.weights / (number(case.settings, "tp") or 1) / GIB if facts.model else None)
     lead = f"1. Free the card: {gib(held)} are held. `nvidia-smi --query-compute-apps=pid,used_memory --format=csv` names the holders; stop them (an old server may need some seconds to end)."
-    if most > 0.05 and (weights is None or most * total > weights + 2.0):
+    if most > (0.3 if weights is None else 0.05) and (weights is None or most * total > weights + 2.0):
         margin = int((free - most * total) * GIB)
         options = (
             Option(
