@@ -22,6 +22,9 @@ _LEVEL = re.compile(
 _EXCEPTION = re.compile(r"^(?P<type>(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit|Failure|Timeout))(?:: ?(?P<words>.*))?$")
 _FRAME = re.compile(r'File "(?P<path>[^"\n]+)", line (?P<line>\d+), in (?P<name>[\w<>.]+)')
 _INNER = re.compile(r"[Ww]orker failed with error '(?P<words>.{3,400}?)'(?:,|$)")
+_CLIENTS = re.compile(
+    r"maximum context length is|longer than the (?:maximum model|model.s context) length|Bad Request|Invalid HTTP request"
+)  # a refused request ends no program
 _WRAPPER = re.compile(
     r"EngineDeadError|AsyncEngineDeadError|EngineCore encountered|[Ee]ngine core initialization failed|WorkerProc initialization failed"
     r"|ChildFailedError|SystemExit|KeyboardInterrupt|CancelledError|RayTaskError|RPC call to|RayActorError|ActorDiedError|BrokenPipeError|EOFError: *$"
@@ -148,7 +151,7 @@ def _crashes(first: int, lines: list[Spoken]) -> Iterator[Crash]:
             or (match["words"] and text != said.text and _LOGGED.search(said.text[:80]))
         ):
             inner = _INNER.search(text)
-            if inner is None and _WRAPPER.search(text):
+            if inner is None and (_WRAPPER.search(text) or _CLIENTS.search(text)):
                 continue
             words = inner["words"] if inner else match["words"] or _asserted(lines[max(0, at - 3) : at])
             if not words.strip() or words.rstrip().endswith(("ModelConfig", "EngineArgs", "Config", "ServerArgs")):

@@ -178,6 +178,24 @@ def shmbc(match: Match, case: Case) -> Words | None:
     return None
 
 
+def nccl_mixed(_match: Match, case: Case) -> Words | None:
+    """Hosts that say at start that they run different versions of NCCL."""
+    said: dict[str, set[str]] = {}
+    for source in case.sources.values():
+        for found in re.finditer(
+            r"^\S*?(?P<host>[A-Za-z][\w.-]*):\d+:\d+ [^\n]{0,40}NCCL version (?P<v>\d[\w.]*)", source.tail, re.M
+        ):
+            said.setdefault(found["v"], set()).add(found["host"])
+    if len(said) < 2:
+        return None
+    who = "; ".join(f"{version} on {', '.join(sorted(hosts))}" for version, hosts in sorted(said.items()))
+    return Words(
+        title="The hosts run different versions of NCCL",
+        cause=f"NCCL is not the same everywhere ({who}), and versions do not understand each other's messages.",
+        fix="Use one image (or the same torch and nvidia-nccl wheel) on all hosts: `python -c 'import torch; print(torch.cuda.nccl.version())'` must print the same there; remove stray copies (LD_LIBRARY_PATH, LD_PRELOAD, VLLM_NCCL_SO_PATH).",
+    )
+
+
 def barrier(match: Match, _case: Case) -> Words | None:
     """The ranks that a monitored barrier names."""
     ranks = tuple(int(n) for n in re.findall(r"\b\d{1,5}\b", match.groups.get("ranks", "")))
@@ -209,5 +227,5 @@ BY_NAME: dict[str, Refine] = {
     "vllm_noblocks": memorycase.vllm_noblocks, "vllm_startfree": memorycase.vllm_startfree, "vllm_sampler": memorycase.vllm_sampler,
     "sglang_start": memorycase.sglang_start, "sglang_capture": memorycase.sglang_capture, "host_alloc": memorycase.host_alloc,
     "oomkill": memorycase.oomkill, "xid": xid_line, "tp_heads": tp_heads, "exit_signal": exit_signal, "core_signal": core_signal, "nccl_words": nccl_words, "mpi": mpi, "exit_shell": exit_shell, "ib_event": ib_event, "elastic": elastic, "aer": aer,
-    "shm": shm, "shmbc": shmbc, "barrier": barrier, "mismatch": mismatch,
+    "shm": shm, "shmbc": shmbc, "barrier": barrier, "mismatch": mismatch, "nccl_mixed": nccl_mixed,
 }  # fmt: skip

@@ -50,6 +50,6 @@ RULES = (
         cause="NVSwitch {sw} ({bdf}) reported SXid {code}.", fix="Watch the rate; look at `nvidia-smi nvlink -e`; if jobs fail at the same time, treat the link as faulty.", verify="No new SXid under load."),
     log("GPU-THERMAL", C, "A card was shut down or slowed by heat", "thermal|overtemp|temperature", r"NVRM: .*(?:GPU overtemp|thermal (?:shutdown|slowdown)|exceeded.*shutdown temperature)|HW Thermal Slowdown *: Active", needs=KERNEL, category="gpu", depth=2,
         cause="The card reached its temperature limit.", fix="Check fans, airflow, dust, inlet temperature and blanking plates; until then lower the power limit (nvidia-smi -pl).", verify="`nvidia-smi -q -d TEMPERATURE,PERFORMANCE` under load shows no thermal slowdown."),
-    log("GPU-POWER", C, "A card's power supply failed or is throttled", "power brake|auxiliary power|power cable", r"NVRM: .*(?:power (?:cable|connector)|[Aa]uxiliary power)|HW Power Brake Slowdown *: Active", needs=KERNEL, category="gpu", depth=2,
+    log("GPU-POWER", C, "A card's power supply failed or is throttled", "power brake|auxiliary power|power cable", r"NVRM: .*(?:power (?:cable|connector)|[Aa]uxiliary power)|HW Power Brake Slowdown *: Active", needs=KERNEL, category="gpu", depth=1,
         cause="The card does not get the power it asks for.", fix="Check power cables and power supplies (BMC), and redundancy after a failed PSU.", verify="`nvidia-smi -q -d PERFORMANCE` shows no power brake under load."),
 )  # fmt: skip
