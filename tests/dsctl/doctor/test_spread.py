@@ -10,14 +10,14 @@ from dsctl.doctor import shapes, solver
 
 GIB = float(1 << 30)
 CARDS = {"A100-40": 39.4, "A100-80": 79.2, "H100": 79.1, "H200": 139.8}
-# published totals: 671 B parameters of which all but embeddings and norms in one byte; 15.7 B in two bytes; MLA cache of 576 values a layer
+# published totals: 671 B parameters in one byte, 15.7 B in two bytes; the MLA cache holds 576 values a layer
 MODELS = {"DeepSeek-R1": (671.0e9, 61 * 576 * 2), "DeepSeek-V2-Lite": (2 * 15.7e9, 27 * 576 * 2)}
 SIZES = {"DeepSeek-R1": (18432, 2048, 128), "DeepSeek-V2-Lite": (10944, 1408, 1)}
 HEADS = {"DeepSeek-R1": 128, "DeepSeek-V2-Lite": 16}
 
 
 def _need(model: str, cards: int, pipeline: int, tokens: int) -> float:
-    """GiB on one card: its part of the weights, and the whole cache of its layers (MLA is not split by tensor parallel)."""
+    """GiB on one card: its part of the weights, and the whole cache of its layers (MLA has one head to split)."""
     weights, per_token = MODELS[model]
     return (weights / cards + per_token * tokens / pipeline) / GIB
 
@@ -37,7 +37,7 @@ def _asked(model: str, card: str, tokens: int) -> tuple[int, int] | None:
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("tokens", [4096, 32768, 163840])
 def test_what_is_asked_for_fits(model: str, card: str, tokens: int) -> None:
-    """Weights and one sequence's cache fit in 0.9 of every card asked for, and the split leaves whole heads and whole blocks."""
+    """Weights and one sequence fit in 0.9 of every card asked for; heads and blocks stay whole."""
     asked = _asked(model, card, tokens)
     assert asked is not None
     tensor, pipeline = asked
@@ -48,7 +48,7 @@ def test_what_is_asked_for_fits(model: str, card: str, tokens: int) -> None:
 
 @pytest.mark.parametrize("card", CARDS)
 def test_half_as_many_would_not_do(card: str) -> None:
-    """R1 needs as many cards as the sums say: 8 of an H200, 16 of 80 GB, 32 of 40 GB; half of them would not hold it with 2 GiB to spare."""
+    """R1 needs 8 cards of an H200, 16 of 80 GB, 32 of 40 GB; half of them would not hold it."""
     asked = _asked("DeepSeek-R1", card, 4096)
     assert asked is not None
     cards = asked[0] * asked[1]
