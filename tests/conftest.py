@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -14,3 +17,12 @@ settings.load_profile("gate")  # a busy machine is no failure, and a failure is 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--update-golden: golden files are written anew instead of compared."""
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """Commands install handlers of their own; none outlives its test, or a later Ctrl-C would fail some other test."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)

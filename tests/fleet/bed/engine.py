@@ -16,7 +16,7 @@ from tests.fleet.bed.places import Place
 
 PACKAGES = {
     "dockerd": "docker.io", "sshd": "openssh-server", "mmdebstrap": "mmdebstrap", "arch-test": "arch-test",
-    "ssh": "openssh-client",
+    "ssh": "openssh-client", "docker-registry": "docker-registry", "docker-compose": "docker-compose",
 }  # fmt: skip
 SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -183,8 +183,17 @@ def _end(place: Place) -> None:
     with suppress(BedError):
         docker(place, "network", "rm", NETWORK)
     engine.stop(place)
+    _unmount(place)
     _remove_cgroups(place)
     shutil.rmtree(place.run, ignore_errors=True)
+
+
+def _unmount(place: Place) -> None:
+    """What the Engine leaves mounted when it ends: network namespaces, and whatever it had no time for."""
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for target in reversed([target for target in mounted if Path(target).is_relative_to(place.root)]):
+        with suppress(BedError):
+            engine.run(["umount", "-l", target])
 
 
 def _remove_cgroups(place: Place) -> None:
