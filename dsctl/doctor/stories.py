@@ -11,14 +11,15 @@ AFTER_S = 900.0  # clocks and time-outs: a cause may be logged this much later
 NEAR_S = 3600.0  # across hosts
 TOGETHER_S = 180.0
 COLLECTIVE = frozenset((  # effects that a cause on another host can have
-    "NCCL-TIMEOUT", "RANK-ABSENT", "RANK-BEHIND", "NCCL-STUCK", "NCCL-FIRST-COLL", "NCCL-REMOTE", "NCCL-CONNECT", "NCCL-IB-WC", "NCCL-WD-STUCK",
+    "NCCL-TIMEOUT", "RANK-ABSENT", "RANK-BEHIND", "NCCL-STUCK", "NCCL-FIRST-COLL", "NCCL-REMOTE", "NCCL-CONNECT", "NCCL-IB-WC", "EFA-PEER", "NCCL-WD-STUCK",
     "NCCL-UNHANDLED-SYS", "NCCL-UNHANDLED-CUDA", "NCCL-INTERNAL", "NCCL-CUDA-WARN", "GLOO-CONNECT", "GLOO-PEER", "GLOO-TIMEOUT", "MONITORED-BARRIER",
     "TCPSTORE-TIMEOUT", "TCPSTORE-CLIENTS", "TCPSTORE-DEAD", "RDZV-TIMEOUT", "ELASTIC-FAIL", "SIGKILL", "EXIT-137", "RAY-NODE-DEAD",
     "VLLM-SHMBC", "VLLM-RPC", "ENGINE-DEAD", "WORKER-DIED", "SGL-WATCHDOG", "SGL-CHILD", "NGINX-NOLIVE", "NGINX-REFUSED", "NGINX-TIMEOUT",
 ))  # fmt: skip
 _ASKED = re.compile(r"It now asks for: (?P<act>[^(]{3,60}) \(")
 VERDICTS = frozenset({"RANK-ABSENT", "RANK-BEHIND", "RANK-DESYNC", "NCCL-STUCK", "NCCL-FIRST-COLL"})
-FABRIC = ("SXID-FATAL", "FM-FAULT", "FM-DOWN")
+FABRIC = ("SXID-FATAL", "FM-FAULT", "FM-VERSION", "FM-DOWN")
+NO_REMAP = frozenset({"XID-64", "XID-157", "XID-161"})  # the card could not take its bad memory out of use
 LINKS = frozenset({"XID-74", "XID-136", "XID-155", *(f"XID-{n}" for n in range(144, 151))})
 # advice that has nothing to do with why a program stopped
 APART = frozenset(
@@ -95,6 +96,8 @@ def _merge_cards(findings: list[Finding]) -> None:
         )
         for other in rest:
             root.children.append(other)
+            if other.rule.id in NO_REMAP:
+                root.fix = f"The bad memory could not be taken out of use ({other.title}): drain this host and replace the card (RMA); a reset only bridges the time until then. {root.fix}"
             if other.rule.id == "XID-154" and (asked := _ASKED.search(other.cause)):
                 root.fix += f" The driver itself now asks for: {asked['act']}."
             findings[:] = [f for f in findings if f is not other]

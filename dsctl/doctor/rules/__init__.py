@@ -12,6 +12,7 @@ def catalogue() -> dict[str, Rule]:
     """All rules by id, in the order of their areas."""
     from dsctl.doctor.rules import (  # fmt: skip
         active,
+        beside,
         building,
         container,
         driver,
@@ -37,6 +38,7 @@ def catalogue() -> dict[str, Rule]:
         network,
         edge,
         transfer,
+        beside,
         driver,
         container,
         kubernetes,

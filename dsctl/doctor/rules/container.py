@@ -9,12 +9,12 @@ _GPU = "`docker run --rm --gpus all IMAGE nvidia-smi` lists the cards."
 
 
 def ct(  # noqa: PLR0913 - an entry has as many fields as the catalogue
-    id_: str, title: str, literals: str, pattern: str, *, cause: str, fix: str, verify: str, depth: int = 1, unless: str = "",
+    id_: str, title: str, literals: str, pattern: str, *, cause: str, fix: str, verify: str, depth: int = 1, unless: str = "", refine: str = "",
 ) -> Rule:  # fmt: skip
     """A critical container rule."""
     return log(
         id_, C, title, literals, pattern, needs=CONTAINER, category="container", cause=cause, fix=fix, verify=verify, depth=depth,
-        unless=unless,
+        unless=unless, refine=refine,
     )  # fmt: skip
 
 
@@ -51,8 +51,8 @@ RULES = (
        cause="{f}: {why}.", fix="Correct the file: `dockerd --validate --config-file /etc/docker/daemon.json`; an option may not stand both there and in the unit's flags.", verify="systemctl restart docker succeeds."),
     ct("DOCKER-RATE", "The registry's pull limit is reached", "toomanyrequests", r"toomanyrequests",
        cause="Anonymous pulls from this address are over the registry's limit.", fix="docker login, a mirror (registry-mirrors in daemon.json), or copy the image from a host that has it: docker save | ssh HOST docker load.", verify="`docker pull` passes."),
-    ct("DOCKER-IMAGE", "The image does not exist or may not be pulled", "manifest unknown|pull access denied|manifest for", r"manifest unknown|pull access denied for (?P<img>\S+?)[,\s]|manifest for (?P<img2>\S+) not found",
-       cause="Name or tag of {img}{img2} is wrong, or the registry wants a login.", fix="Check name and tag in the registry; docker login REGISTRY; Kubernetes: imagePullSecrets.", verify="`docker pull IMAGE` passes."),
+    ct("DOCKER-IMAGE", "The image does not exist or may not be pulled", "manifest unknown|pull access denied|manifest for|failed to resolve reference", r"failed to resolve reference \"(?P<img3>[^\"\\]+)\\?\": [^\s]+: not found|manifest unknown|pull access denied for (?P<img>\S+?)[,\s]|manifest for (?P<img2>\S+) not found",
+       cause="Name or tag of {img}{img2}{img3} is wrong, or the registry wants a login.", fix="Check name and tag in the registry; docker login REGISTRY; Kubernetes: imagePullSecrets.", verify="`docker pull IMAGE` passes."),
     ct("DOCKER-ARCH", "The image is for another processor", "exec format error", r"exec format error",
        cause="An amd64 image on an arm64 host or the other way round (or a script without #!).", fix="docker pull --platform linux/arm64 (or amd64), or build for the host's platform.", verify="`docker image inspect IMAGE --format '{{.Architecture}}'` matches `uname -m`."),
     ct("DOCKER-PORT", "The host port of the container is taken", "port is already allocated|ports are not available|failed to bind host port|failed to bind port", r"[Bb]ind for \S+?:(?P<port>\d+) failed: port is already allocated|[Ff]ailed to bind (?:host )?port",
@@ -66,7 +66,7 @@ RULES = (
     ct("K8S-OOMKILLED", "Kubernetes: the container was killed at its memory limit", "oomkilled", r"(?:[Rr]eason:? *[=:\"]* *\"?OOMKilled|\bOOMKilled\b(?!\"?:? ?false))", depth=2, unless=r'"?OOMKilled"?[:=] ?(?:false|true)',
        cause="The container reached resources.limits.memory; /dev/shm (emptyDir in memory) and page-locked buffers count too.", fix="Raise resources.limits.memory above weights + pinned buffers + shm size, or lower what is loaded at once.", verify="`kubectl describe pod` shows no OOMKilled; container_memory_working_set_bytes stays below the limit."),
     ct("K8S-GPU", "Kubernetes finds no free GPU", "insufficient nvidia.com/gpu|devices unavailable for nvidia.com/gpu", r"Insufficient nvidia\.com/gpu|requested number of devices unavailable for nvidia\.com/gpu",
-       cause="No node has enough free GPUs, or the device plug-in reports fewer (unhealthy cards).", fix="`kubectl describe node | grep -A8 Allocated`: free cards, ask for fewer, or mend the device plug-in (its log) and cards marked unhealthy.", verify="The pod is scheduled."),
+       depth=2, refine="unplaced", cause="No node has enough free GPUs, or the device plug-in reports fewer (unhealthy cards).", fix="`kubectl describe node | grep -A8 Allocated`: free cards, ask for fewer, or mend the device plug-in (its log) and cards marked unhealthy.", verify="The pod is scheduled."),
     ct("K8S-PULL", "Kubernetes cannot pull the image", "imagepullbackoff|errimagepull", r"ImagePullBackOff|ErrImagePull", depth=2,
        cause="Wrong name, missing secret, no network, or the pull of a large image runs into a time-out.", fix="`kubectl describe pod` has the registry's words; imagePullSecrets; pre-pull large images on the nodes.", verify="The pod runs."),
     ct("K8S-PROBE", "Kubernetes killed the server because its probe failed", "failed liveness probe|failed startup probe", r"failed (?:liveness|startup) probe, will be restarted", depth=2,
