@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dsctl.doctor.hints import hint
 from dsctl.doctor.model import Case, Evidence, Finding, LogSource, at_least
 from dsctl.doctor.rules import catalogue
 from dsctl.facts.logtext import Spoken, read
@@ -36,6 +37,8 @@ _OTHERS = tuple(  # what programs that are not Python say when they end
         ("panic", r"^(?:panic: |thread '[^']{1,60}' panicked at )(?P<words>.{3,400})$"),
         ("Docker's error", r"Error response from daemon: (?P<words>.{3,400})$"),
         ("Kubernetes event", r"^\s*Warning\s+(?:Failed\w*|InspectFailed|NetworkNotReady)\s.*?(?:kubelet|scheduler|controller)\S*,?\s+(?P<words>.{3,300})$"),
+        ("command line error", r"^(?:[\w./-]{1,60}(?: serve| bench| run)?): error: (?P<words>.{3,400})$"),
+        ("refused configuration", r"^\s*Value error, (?P<words>.{3,400}?)(?: \[type=\w+.*)?$"),
         ("fatal error", r"^(?:[\w./-]{1,60}: )?(?:FATAL|[Ff]atal(?: error)?):? +(?P<words>(?!Python).{3,300})$"),
     )
 )  # fmt: skip
@@ -53,6 +56,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     (r"Kubernetes event", "`kubectl describe pod` and `kubectl get events` on that pod: correct what the quoted words name (image, secret, volume, node), then delete the pod so that it is made anew."),
     (r"C\+\+ exception|panic|fatal error", "Native code stopped here: install engine, torch and extensions as one matching set (the engine's image), then search for the quoted words in its issues for this version."),
     (r"AttributeError|TypeError|ImportError|ModuleNotFoundError", "Packages of different generations meet here: install the versions that the engine pins (`pip check`; transformers, tokenizers and torch first), in a clean environment or the engine's own image."),
+    (r"command line error|refused configuration", "Correct the option that the message names (`--help` of the installed version lists names and values), and start again."),
     (r"ValueError|ValidationError|AssertionError|NotImplementedError|ConfigError|ArgumentError", "The program refuses a setting, a file or a card: change the option or file that the message names (`--help` of the installed version lists what is allowed); if it is about the model, use an engine release that lists it."),
     (r"KeyError|IndexError", "What is looked up is missing in the data or configuration: compare the file that the traceback reads with what the program expects (names of columns, keys, layers)."),
     (r"FileNotFoundError|NotADirectoryError|IsADirectoryError|PermissionError|OSError", "`ls -lL` the path that the message names, as the user of the process and inside the container."),
@@ -154,6 +158,8 @@ def _crashes(first: int, lines: list[Spoken]) -> Iterator[Crash]:
             if inner is None and (_WRAPPER.search(text) or _CLIENTS.search(text)):
                 continue
             words = inner["words"] if inner else match["words"] or _asserted(lines[max(0, at - 3) : at])
+            if re.search(r"validation errors? for \w+$", words):  # the field and what is wrong with it stand below
+                words = " ".join([words, *(line.text.strip() for line in lines[at + 1 : at + 3])])
             if not words.strip() or words.rstrip().endswith(("ModelConfig", "EngineArgs", "Config", "ServerArgs")):
                 words = f"{words} {lines[at + 1].text.strip() if at + 1 < len(lines) else ''}".strip()
             yield Crash(first + at, said, match["type"].rsplit(".", 1)[-1], words[:400], frame, package)
@@ -189,6 +195,8 @@ def advice(type_: str, words: str = "") -> str:
             "dp_size: --dp / --data-parallel-size (SGLang with --enable-dp-attention: it divides --tp); ep_size or experts: --ep / --enable-expert-parallel (256 routed "
             "experts of V3/R1 and 64 of V2-Lite divide by powers of two; redundant experts count); page_size and chunked prefill: powers of two."
         )
+    if way := hint(words):
+        return way
     told = _ASKS.search(words)
     own = f"The message itself names the way: «{told[0].strip()}». " if told else ""
     return own + next((text for pattern, text in _ADVICE if re.fullmatch(pattern, type_)), _OTHER)

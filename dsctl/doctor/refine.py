@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from dsctl.doctor import memorycase, xid
+from dsctl.doctor.hints import hint
 from dsctl.doctor.model import Case, Match, Refine, Words
 
 SIGNALS = {
@@ -270,10 +271,20 @@ def inodes(match: Match, case: Case) -> Words | None:
     return None
 
 
+def flag_value(match: Match, _case: Case) -> Words | None:
+    """The values that the message itself allows, with the one closest to what was given."""
+    why = match.groups.get("why", "")
+    if "cannot be converted" in why:
+        return Words(
+            fix='The value is JSON and the shell took its quotes: put single quotes around it and double quotes inside, e.g. --speculative-config \'{"method": "mtp", "num_speculative_tokens": 1}\'; in YAML or compose one string, in JSON inside a shell script no nested quotes.',
+        )
+    return Words(fix=way) if (way := hint(why)) else None
+
+
 BY_NAME: dict[str, Refine] = {
     "torch_oom": memorycase.torch_oom, "bare_oom": memorycase.bare_oom, "vllm_kv": memorycase.vllm_kv, "vllm_kv_tokens": memorycase.vllm_kv_tokens,
     "vllm_noblocks": memorycase.vllm_noblocks, "vllm_startfree": memorycase.vllm_startfree, "vllm_sampler": memorycase.vllm_sampler,
     "sglang_start": memorycase.sglang_start, "sglang_capture": memorycase.sglang_capture, "host_alloc": memorycase.host_alloc,
     "oomkill": memorycase.oomkill, "xid": xid_line, "tp_heads": tp_heads, "exit_signal": exit_signal, "core_signal": core_signal, "nccl_words": nccl_words, "mpi": mpi, "exit_shell": exit_shell, "ib_event": ib_event, "elastic": elastic, "aer": aer,
-    "shm": shm, "shmbc": shmbc, "barrier": barrier, "mismatch": mismatch, "nccl_mixed": nccl_mixed, "unplaced": unplaced, "nfs_back": nfs_back, "inodes": inodes,
+    "shm": shm, "shmbc": shmbc, "barrier": barrier, "mismatch": mismatch, "nccl_mixed": nccl_mixed, "unplaced": unplaced, "nfs_back": nfs_back, "inodes": inodes, "flag_value": flag_value,
 }  # fmt: skip

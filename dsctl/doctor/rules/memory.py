@@ -51,7 +51,7 @@ RULES = (
         fix="Lower the batch per card or the sequence length, use gradient checkpointing, or shard the optimiser.", verify=_RERUN),
     log("OOM-CUDA-BARE", C, "The driver refused memory outside PyTorch's pool", "cuda error: out of memory|cuda_error_out_of_memory|cudaerrormemoryallocation|cuda failure 'out of memory'|cudamalloc failed: out of memory",
         r"CUDA error: out of memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation|Cuda failure 'out of memory'|cudaMalloc failed: out of memory", refine="bare_oom", depth=1,
-        unless=r"Tried to allocate|NCCL WARN|Ignoring this choice|autotun",
+        unless=r"Tried to allocate|NCCL WARN|Ignoring this choice|autotun|ggml",
         cause="A CUDA call outside PyTorch's allocator (context, graph, pinned or library memory) found no memory; often another process holds the card, or the cache was sized to the last byte.",
         fix="Look with `nvidia-smi` who holds the card. If it is another process, stop it; if it is this one, leave 1-2 GiB more: vLLM --gpu-memory-utilization down by 0.03, SGLang --mem-fraction-static down by 0.03.",
         verify=_RERUN),
