@@ -46,7 +46,7 @@ _LOGGED = re.compile(r"\b(?:ERROR|CRITICAL)\b")
 _LOG_LINE = re.compile(r"\b(?:INFO|DEBUG)\b")
 _OTHER = "Search for the message in the engine's issues for exactly this version; update to its newest patch release; leave out the option or feature that the traceback passes through."
 _ASKS = re.compile(
-    r"(?:Please|[Tt]ry|Consider|To fix this|[Mm]ake sure|[Yy]ou (?:can|should|need)|[Ss]et the)\b[^.\n]{8,200}"
+    r"(?:[Pp]lease|[Tt]ry|Consider|To fix this|[Mm]ake sure|[Yy]ou (?:can|should|need)|[Ss]et the)\b[^.\n]{8,200}"
 )
 _DIVIDES = re.compile(
     r"(?:self\.|\b)(?P<a>[\w.]+) ?% ?(?:self\.)?(?P<b>[\w.]+)(?:\(\))? == 0|(?P<a2>\w+) (?:must|should) be divisible by (?P<b2>\w+)"
