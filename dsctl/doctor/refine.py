@@ -281,10 +281,17 @@ def flag_value(match: Match, _case: Case) -> Words | None:
     return Words(fix=way) if (way := hint(why)) else None
 
 
+def smaller_fit(match: Match, case: Case) -> Words | None:
+    """A refused allocation after which the same log says that the server listens is no fault."""
+    tail = next((source.tail for source in case.sources.values() if source.name == match.hit.file), "")
+    _, _, later = tail.rpartition(match.hit.said.text[-80:])
+    return NOTHING if "server is listening" in later else None
+
+
 BY_NAME: dict[str, Refine] = {
     "torch_oom": memorycase.torch_oom, "bare_oom": memorycase.bare_oom, "vllm_kv": memorycase.vllm_kv, "vllm_kv_tokens": memorycase.vllm_kv_tokens,
     "vllm_noblocks": memorycase.vllm_noblocks, "vllm_startfree": memorycase.vllm_startfree, "vllm_sampler": memorycase.vllm_sampler,
     "sglang_start": memorycase.sglang_start, "sglang_capture": memorycase.sglang_capture, "host_alloc": memorycase.host_alloc,
     "oomkill": memorycase.oomkill, "xid": xid_line, "tp_heads": tp_heads, "exit_signal": exit_signal, "core_signal": core_signal, "nccl_words": nccl_words, "mpi": mpi, "exit_shell": exit_shell, "ib_event": ib_event, "elastic": elastic, "aer": aer,
-    "shm": shm, "shmbc": shmbc, "barrier": barrier, "mismatch": mismatch, "nccl_mixed": nccl_mixed, "unplaced": unplaced, "nfs_back": nfs_back, "inodes": inodes, "flag_value": flag_value,
+    "shm": shm, "shmbc": shmbc, "barrier": barrier, "mismatch": mismatch, "nccl_mixed": nccl_mixed, "unplaced": unplaced, "nfs_back": nfs_back, "inodes": inodes, "flag_value": flag_value, "smaller_fit": smaller_fit,
 }  # fmt: skip
