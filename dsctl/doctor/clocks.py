@@ -15,7 +15,7 @@ SAMPLE = 200  # lines at both ends of a file that are looked at for times
 def span(source: LogSource) -> tuple[float, float] | None:
     """First and last time that a file names at its two ends; None where it names none."""
     lines = source.tail.splitlines()
-    stamps = [s for line in (*lines[:SAMPLE], *lines[-SAMPLE:]) if (s := read(line[:400]).stamp) is not None]
+    stamps = [s for line in (*lines[:SAMPLE], *lines[-SAMPLE:]) if (s := read(line[:4000]).stamp) is not None]
     return (min(stamps), max(stamps)) if stamps else None
 
 

@@ -16,7 +16,7 @@ LITERALS = (
     "nranks ", "world_size", "world size", "non-default args", "serverargs(", "initializing a v", "vllm serve", "sglang.launch_server", "sglang serve",
     "api server args", "loading model weights took", "model loading took", "weights memory:", "available kv cache memory", "reserved for kv cache is",
     "load weight begin", "load weight end", "memory pool end", "total_gpu_memory", "application startup complete", "failure detected by watchdog at work",
-    "last enqueued nccl work", "nproc_per_node", "nproc-per-node", "init torch distributed end", "entrypoint", "successfully assigned", "nfs: server", "iuse%",
+    "last enqueued nccl work", "nproc_per_node", "nproc-per-node", "init torch distributed end", "entrypoint", "successfully assigned", "nfs: server", "status is now: nodeready", "link up", "link is up", "iuse%",
 )  # fmt: skip
 
 _KINDS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dsctl.doctor import memorycase, xid
+from dsctl.doctor import forgiven, memorycase, xid
 from dsctl.doctor.hints import hint
 from dsctl.doctor.model import Case, Match, Refine, Words
 
@@ -223,54 +223,6 @@ def mismatch(match: Match, _case: Case) -> Words | None:
     )
 
 
-def unplaced(match: Match, case: Case) -> Words | None:
-    """A pod that could not be scheduled at first and was scheduled later is no fault."""
-    pod = re.search(r"\bpod/(\S+)", match.hit.said.text)
-    for hit in case.hits:
-        if (
-            hit.file == match.hit.file
-            and hit.number > match.hit.number
-            and "Successfully assigned" in hit.said.text
-            and (pod is None or pod[1] in hit.said.text)
-        ):
-            return NOTHING
-    return None
-
-
-def nfs_back(match: Match, case: Case) -> Words | None:
-    """A server that answered again soon after is no fault."""
-    server, host, at = match.groups.get("srv", ""), case.host_of(match.hit), match.hit.number
-    back = [
-        hit
-        for hit in case.hits
-        if f"nfs: server {server} OK" in hit.said.text
-        and case.host_of(hit) == host
-        and hit.file == match.hit.file
-        and hit.number > at
-    ]
-    if not back:
-        return None
-    start, end = match.hit.said.stamp, back[0].said.stamp
-    return NOTHING if start is None or end is None or end - start < 60 else None
-
-
-def inodes(match: Match, case: Case) -> Words | None:
-    """A full disk of which `df -i` in the same files says that only the inodes are gone."""
-    for hit in case.hits:
-        if "IUse%" not in hit.said.text:
-            continue
-        for line in hit.after[:3]:
-            full = re.match(r"\S+ +\d+ +\d+ +\d+ +(?:99|100)% +(?P<at>/\S*)", line)
-            if full and full["at"] in (match.groups.get("p") or full["at"]):
-                return Words(
-                    title="The disk has no inodes left",
-                    cause=f"{full['at']} has no free inodes: millions of small files; the free gigabytes do not help.",
-                    fix=f"Find the directory with the most files (du --inodes -x -d 3 {full['at']} | sort -n | tail) and delete caches that can be made again (torch_compile_cache, triton, pip, old logs); for good a file system with more inodes (XFS, or mkfs.ext4 -i 8192).",
-                    verify=f"`df -i {full['at']}` shows free inodes; the step passes.",
-                )
-    return None
-
-
 def flag_value(match: Match, _case: Case) -> Words | None:
     """The values that the message itself allows, with the one closest to what was given."""
     why = match.groups.get("why", "")
@@ -293,5 +245,5 @@ BY_NAME: dict[str, Refine] = {
     "vllm_noblocks": memorycase.vllm_noblocks, "vllm_startfree": memorycase.vllm_startfree, "vllm_sampler": memorycase.vllm_sampler,
     "sglang_start": memorycase.sglang_start, "sglang_capture": memorycase.sglang_capture, "host_alloc": memorycase.host_alloc,
     "oomkill": memorycase.oomkill, "xid": xid_line, "tp_heads": tp_heads, "exit_signal": exit_signal, "core_signal": core_signal, "nccl_words": nccl_words, "mpi": mpi, "exit_shell": exit_shell, "ib_event": ib_event, "elastic": elastic, "aer": aer,
-    "shm": shm, "shmbc": shmbc, "barrier": barrier, "mismatch": mismatch, "nccl_mixed": nccl_mixed, "unplaced": unplaced, "nfs_back": nfs_back, "inodes": inodes, "flag_value": flag_value, "smaller_fit": smaller_fit,
+    "shm": shm, "shmbc": shmbc, "barrier": barrier, "mismatch": mismatch, "nccl_mixed": nccl_mixed, "unplaced": forgiven.unplaced, "nfs_back": forgiven.nfs_back, "inodes": forgiven.inodes, "node_back": forgiven.node_back, "gave_up": forgiven.gave_up, "link_back": forgiven.link_back, "flag_value": flag_value, "smaller_fit": smaller_fit,
 }  # fmt: skip
