@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.fleet.bed.engine import docker
-from tests.fleet.bed.hosts import Bed
-from tests.fleet.bed.places import Place
 from tests.fleet.operator import Clients, Operator
 
 pytestmark = [pytest.mark.fleet, pytest.mark.long, pytest.mark.timeout(900)]
@@ -24,23 +18,6 @@ BAD = {  # what the image does, and what is said of it
     "wrong tokens": (f"{SLOW} wrong", "answers a golden prompt otherwise"),
     "dies in soak": (f"{SLOW} crash:after=40", "stopped serving|errors in"),  # golden prompts are shorter
 }
-
-
-@pytest.fixture
-def operator(bed: Bed, place: Place, tmp_path: Path) -> Iterator[Operator]:
-    """Somebody with a project of their own on three hosts that have the product's image; it is gone after the test."""
-    for host in bed.hosts[:3]:
-        if not docker(place, "exec", host.container, "docker", "images", "-q", bed.image).strip():
-            with Path(bed.archive).open("rb") as archive:
-                docker(place, "exec", "-i", host.container, "docker", "load", "-q", stdin=archive)
-    name = f"t{random.randrange(1 << 30):x}"
-    made = Operator(tmp_path / "op", bed, name, random.randrange(8100, 9900), place)
-    yield made
-    made.start("down", "--yes", "--purge").communicate(timeout=300)
-    for number in range(3):
-        left = made.shell(number, "docker", "ps", "-aq", "--filter", f"label=dsctl.project={name}").split()
-        if left:
-            made.shell(number, "docker", "rm", "-f", *left)
 
 
 def make_image(operator: Operator, name: str, fault: str) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.fleet.bed.engine import docker
 from tests.fleet.bed.hosts import Bed
 from tests.fleet.bed.places import Place
 from tests.fleet.cutproxy import CutProxy
@@ -25,23 +24,6 @@ CUTS = (5, 50)
 SEED = int(os.environ.get("DSCTL_CUT_SEED", time.time() // 86400))  # another one every day; any must pass
 MOST_STEPS = 14  # of a change of two copies, so that most cuts fall into it
 PARTITION_S = 40.0
-
-
-@pytest.fixture
-def operator(bed: Bed, place: Place, tmp_path: Path) -> Iterator[Operator]:
-    """Somebody with a project of their own on three hosts that have the product's image; it is gone after the test."""
-    for host in bed.hosts[:3]:
-        if not docker(place, "exec", host.container, "docker", "images", "-q", bed.image).strip():
-            with Path(bed.archive).open("rb") as archive:
-                docker(place, "exec", "-i", host.container, "docker", "load", "-q", stdin=archive)
-    name = f"t{random.randrange(1 << 30):x}"
-    made = Operator(tmp_path / "op", bed, name, random.randrange(8100, 9900), place)
-    yield made
-    made.start("down", "--yes", "--purge").communicate(timeout=300)
-    for number in range(3):
-        left = made.shell(number, "docker", "ps", "-aq", "--filter", f"label=dsctl.project={name}").split()
-        if left:
-            made.shell(number, "docker", "rm", "-f", *left)
 
 
 def begun_steps(running: subprocess.Popen[str], wanted: int) -> bool:

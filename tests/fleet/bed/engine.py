@@ -20,6 +20,8 @@ PACKAGES = {
 }  # fmt: skip
 SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+_started: list[subprocess.Popen[bytes]] = []  # kept, since one that is collected while its program runs is a warning
+
 
 class BedError(Exception):
     """The bed cannot be built or started; the message says why."""
@@ -100,6 +102,7 @@ def start(place: Place) -> None:
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             env={**os.environ, "PATH": SEARCHED},
         )  # fmt: skip
+    _started.append(child)
     for _ in range(600):
         if child.poll() is not None:
             raise LackError(f"dockerd ended with {child.returncode}:\n{place.log.read_text()[-2000:]}")
