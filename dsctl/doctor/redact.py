@@ -21,7 +21,7 @@ RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?P<k>https://hooks\.slack\.com/services/)\S+", 0, rf"\g<k>{SHOWN}"),
         (r"(?P<k>[?&](?:access_token|key|token|sig|signature|X-Amz-\w+|secret)=)[^&\s'\"]+", re.IGNORECASE, rf"\g<k>{SHOWN}"),
         (rf"(?P<k>\b{_NAMES}['\"]?\s*[:=]\s*\[?['\"]?){_HARMLESS}[^\s'\",\])&]{{3,}}", re.IGNORECASE, rf"\g<k>{SHOWN}"),
-        (r"(?P<k>--(?:[\w-]*(?:api-key|token|password|secret)[\w-]*)[ =]+['\"]?)(?!max|num|\d+\b|-)[^\s'\"]{3,}", re.IGNORECASE, rf"\g<k>{SHOWN}"),
+        (r"(?P<k>--(?:[\w-]*(?:api-key|token(?!iz|s\b|s_)|password|secret)[\w-]*)[ =]+['\"]?)(?!max|num|\d+\b|-)[^\s'\"]{3,}", re.IGNORECASE, rf"\g<k>{SHOWN}"),
     )
 )  # fmt: skip
 

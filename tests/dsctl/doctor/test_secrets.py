@@ -9,7 +9,7 @@ import pytest
 
 from dsctl.base.missing import Missing
 from dsctl.cli.app import run
-from dsctl.doctor.redact import is_secret_name, redacted
+from dsctl.doctor.redact import is_secret_name, redact, redacted
 from dsctl.reach import vitals
 
 # Variable → value; none of the values has a shape that gives it away.
@@ -82,3 +82,10 @@ def test_names_of_secrets(name: str, is_one: bool) -> None:
     assert is_secret_name(name) == is_one
     shown = redacted({"a": [{name: "abc"}]})
     assert ("abc" in str(shown)) != is_one
+
+
+def test_options_that_only_sound_like_secrets_keep_their_values() -> None:
+    """`--tokenizer` and its relatives are what a reader needs; `--hf-token` is not."""
+    shown = redact("serve --tokenizer /models/r1 --tokenizer-mode auto --hf-token plainvalue7 --api-key plainvalue8")
+    assert "--tokenizer /models/r1 --tokenizer-mode auto" in shown
+    assert "plainvalue" not in shown
