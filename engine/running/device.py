@@ -36,7 +36,7 @@ class DeviceRunner(Runner):
         rows = logits.split(counts)
         here = [i for i, work in enumerate(works) if is_drawn_here(work)]
         drawn = self._drawn([works[i] for i in here], [rows[i] for i in here])
-        elsewhere = [i for i, work in enumerate(works) if not is_drawn_here(work)]
+        elsewhere = sorted(set(range(len(works))) - set(here))
         found = self._outcomes([works[i] for i in elsewhere], [rows[i].cpu().numpy() for i in elsewhere])
         answers = dict(zip(elsewhere, found, strict=True)) | dict(zip(here, drawn, strict=True))
         return [answers[i] for i in range(len(works))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,16 +79,15 @@ def is_decode(work: Work) -> bool:
 
 def decode_inputs(works: Sequence[Work], size: int, blocks: int, cache: LatentCache) -> Tensor:
     """int64 [size × (4 + blocks)] on the host: ids, positions, slots, lengths, then block tables."""
-    single = torch.zeros(_SINGLE, size, dtype=torch.int64)
+    single = np.zeros((_SINGLE, size), dtype=np.int64)
     single[2] = cache.nowhere
-    tables = torch.zeros(size, blocks, dtype=torch.int64)
+    tables = np.zeros((size, blocks), dtype=np.int64)
     for row, work in enumerate(works):
-        held = work.sequence.blocks
-        at = work.start
+        held, at = work.sequence.blocks, work.start
         slot = held[at // cache.block_size] * cache.block_size + at % cache.block_size
-        single[:, row] = torch.tensor((work.sequence.tokens[at], at, slot, at + 1))
-        tables[row, : len(held)] = torch.tensor(held[:blocks])
-    return torch.cat((single.flatten(), tables.flatten()))
+        single[:, row] = (work.sequence.tokens[at], at, slot, at + 1)
+        tables[row, : len(held)] = held
+    return torch.from_numpy(np.concatenate((single.ravel(), tables.ravel())))
 
 
 def decode_rows(model: DeviceModel, inputs: Tensor, size: int, cache: LatentCache) -> DeviceRows:

@@ -25,60 +25,51 @@ class Mlps:
     down: Weight  # [E, hidden, inner]
 
 
-@triton.jit
-def _gate_up(
-    x_ptr, x_scale_ptr, w_ptr, scale_ptr, y_ptr, pairs_ptr, owners_ptr, total, top_k, inner, inputs,
-    w_stride, scale_stride,
-    FORMAT: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-    EIGHT: tl.constexpr,
-):  # fmt: skip
-    """silu(gate) · up of one block of pairs and COLUMNS of the inner width; a pair's row of x is its token's."""
-    owner = tl.load(owners_ptr + tl.program_id(0)).to(tl.int64)
-    if owner < 0:
-        return
-    pairs = tl.load(pairs_ptr + tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    real = (pairs < total)[:, None]
-    token = (pairs // top_k)[:, None]
-    x_ptrs = x_ptr + token * inputs
-    x_scale_ptrs = x_scale_ptr + token * tl.cdiv(inputs, GROUP)
-    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    w_ptr += owner * w_stride
-    scale_ptr += owner * scale_stride
-    gate = times(
-        x_ptrs, x_scale_ptrs, real, w_ptr, scale_ptr, columns, columns < inner, inputs,
-        FORMAT, GROUP, ROWS, COLUMNS, DEPTH, EIGHT,
-    )  # fmt: skip
-    up = times(
-        x_ptrs, x_scale_ptrs, real, w_ptr, scale_ptr, inner + columns, columns < inner, inputs,
-        FORMAT, GROUP, ROWS, COLUMNS, DEPTH, EIGHT,
-    )  # fmt: skip
-    y = gate / (1.0 + tl.exp(-gate)) * up
-    at = pairs[:, None] * inner + columns[None, :]
-    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=real & (columns < inner)[None, :])
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What a grouped product is told beside its operands."""
+
+    pairs: int
+    top_k: int  # pairs that share a row of x
+    is_rounded: bool  # x is rounded to float8 first
+    is_gated: bool = False  # the matrix holds gate above up
 
 
 @triton.jit
-def _down(
-    x_ptr, x_scale_ptr, w_ptr, scale_ptr, y_ptr, pairs_ptr, owners_ptr, total, top_k, hidden, inputs,
+def _product(
+    x_ptr, x_scale_ptr, w_ptr, scale_ptr, y_ptr, pairs_ptr, owners_ptr, total, top_k, outputs, inputs,
     w_stride, scale_stride,
     FORMAT: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-    EIGHT: tl.constexpr,
+    EIGHT: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
-    """One block of pairs and COLUMNS of the output; with top_k 1 a pair's row of x is its own."""
+    """One block of pairs and COLUMNS of the outputs; `top_k` pairs share a row of x (1: a pair's row is its own).
+
+    GATED: the matrix holds gate above up, and silu(gate) · up comes out.
+    """
     owner = tl.load(owners_ptr + tl.program_id(0)).to(tl.int64)
     if owner < 0:
         return
     pairs = tl.load(pairs_ptr + tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     real = (pairs < total)[:, None]
     row = (pairs // top_k)[:, None]
+    x_ptrs = x_ptr + row * inputs
+    x_scale_ptrs = x_scale_ptr + row * tl.cdiv(inputs, GROUP)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    wanted = columns < outputs
+    w_ptr += owner * w_stride
+    scale_ptr += owner * scale_stride
     y = times(
-        x_ptr + row * inputs, x_scale_ptr + row * tl.cdiv(inputs, GROUP), real, w_ptr + owner * w_stride,
-        scale_ptr + owner * scale_stride, columns, columns < hidden, inputs,
+        x_ptrs, x_scale_ptrs, real, w_ptr, scale_ptr, columns, wanted, inputs,
         FORMAT, GROUP, ROWS, COLUMNS, DEPTH, EIGHT,
     )  # fmt: skip
-    at = pairs[:, None] * hidden + columns[None, :]
-    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=real & (columns < hidden)[None, :])
+    if GATED:
+        up = times(
+            x_ptrs, x_scale_ptrs, real, w_ptr, scale_ptr, outputs + columns, wanted, inputs,
+            FORMAT, GROUP, ROWS, COLUMNS, DEPTH, EIGHT,
+        )  # fmt: skip
+        y = y / (1.0 + tl.exp(-y)) * up
+    at = pairs[:, None] * outputs + columns[None, :]
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=real & wanted[None, :])
 
 
 @triton.jit
@@ -106,9 +97,9 @@ def experts(x: Tensor, ids: Tensor, weights: Tensor, mlps: Mlps, rounded: bool =
     pairs, hidden, held = ids.numel(), mlps.gate_up.inputs, mlps.gate_up.experts
     found = align(ids, held, _rows_of_a_block(pairs, held))
     acted = torch.empty(pairs, mlps.down.inputs, dtype=x.dtype, device=x.device)
-    _grouped(_gate_up, x, mlps.gate_up, found, acted, (pairs, top_k, rounded))
+    _grouped(x, mlps.gate_up, found, acted, _Call(pairs, top_k, rounded, is_gated=True))
     outputs = torch.empty(pairs, hidden, dtype=torch.float32, device=x.device)
-    _grouped(_down, acted, mlps.down, found, outputs, (pairs, 1, rounded))
+    _grouped(acted, mlps.down, found, outputs, _Call(pairs, 1, rounded))
     y = torch.empty(tokens, hidden, dtype=x.dtype, device=x.device)
     columns = min(1024, triton.next_power_of_2(hidden))
     _sum[(tokens, triton.cdiv(hidden, columns))](outputs, ids, weights, y, held, hidden, TOP_K=top_k, COLUMNS=columns)
@@ -123,7 +114,7 @@ def linear(x: Tensor, w: Weight, rounded: bool = False) -> Tensor:
     blocks = triton.cdiv(rows, block)
     pairs = torch.arange(blocks * block, dtype=torch.int32, device=x.device)
     found = Aligned(pairs, torch.zeros(blocks, dtype=torch.int32, device=x.device), block)
-    _grouped(_down, x, w, found, y, (rows, 1, rounded))
+    _grouped(x, w, found, y, _Call(rows, 1, rounded))
     return y
 
 
@@ -132,16 +123,13 @@ def _rows_of_a_block(pairs: int, held: int) -> int:
     return 16 if pairs <= 16 * held else 64
 
 
-def _grouped(
-    kernel: triton.JITFunction, x: Tensor, w: Weight, found: Aligned, y: Tensor, call: tuple[int, int, bool]
-) -> None:
-    """Launch one grouped product; `call`: pairs, choices that share a row of x, whether x is rounded to float8."""
-    pairs, top_k, rounded = call
-    rows = eight(x, w.group) if rounded else Eight(x, x)
+def _grouped(x: Tensor, w: Weight, found: Aligned, y: Tensor, call: _Call) -> None:
+    """Launch one grouped product."""
+    rows = eight(x, w.group) if call.is_rounded else Eight(x, x)
     scale = w.values if w.scale is None else w.scale
     columns = 32 if found.block == 16 else 64
-    kernel[(found.experts.numel(), triton.cdiv(y.shape[1], columns))](
-        rows.values, rows.scale, w.values, scale, y, found.pairs, found.experts, pairs, top_k, y.shape[1], w.inputs,
-        w.values[0].numel(), scale[0].numel(), FORMAT=w.format, GROUP=w.group or 1, ROWS=found.block, COLUMNS=columns,
-        DEPTH=w.group if w.format == "fp8" else _DEPTH, EIGHT=rounded,
+    _product[(found.experts.numel(), triton.cdiv(y.shape[1], columns))](
+        rows.values, rows.scale, w.values, scale, y, found.pairs, found.experts, call.pairs, call.top_k, y.shape[1],
+        w.inputs, w.values[0].numel(), scale[0].numel(), FORMAT=w.format, GROUP=w.group or 1, ROWS=found.block,
+        COLUMNS=columns, DEPTH=w.group if w.format == "fp8" else _DEPTH, EIGHT=call.is_rounded, GATED=call.is_gated,
     )  # fmt: skip

@@ -41,15 +41,16 @@ def _products(has_fp8: bool) -> Iterator[Case]:
     group = {"plain": 1, "int8": 1, "int4": 64, "fp8": 128}
     for name, held in values.items():
         for rows in (16, 64):
-            for kernel, width in ((experts._gate_up, "inner"), (experts._down, "hidden")):
+            for gated in (True, False):
                 for is_eight in (False, True)[: 2 if name == "fp8" and rows == 64 else 1]:
-                    types = dict.fromkeys(("total", "top_k", width, "inputs", "w_stride", "scale_stride"), "i32")
+                    types = dict.fromkeys(("total", "top_k", "outputs", "inputs", "w_stride", "scale_stride"), "i32")
                     types |= {"x_ptr": "*fp8e4nv" if is_eight else "*bf16", "x_scale_ptr": "*fp32", "w_ptr": held}
                     types |= {"scale_ptr": "*bf16" if name == "plain" else "*fp32", "pairs_ptr": "*i32"}
-                    types |= {"owners_ptr": "*i32", "y_ptr": "*bf16" if width == "inner" else "*fp32"}
+                    types |= {"owners_ptr": "*i32", "y_ptr": "*bf16" if gated else "*fp32"}
                     shape = {"FORMAT": name, "GROUP": group[name], "ROWS": rows, "COLUMNS": 32 if rows == 16 else 64}
-                    shape |= {"DEPTH": 128 if name == "fp8" else 64, "EIGHT": is_eight}
-                    yield f"{kernel.fn.__name__} {name} {rows}{' rounded' if is_eight else ''}", kernel, types, shape
+                    shape |= {"DEPTH": 128 if name == "fp8" else 64, "EIGHT": is_eight, "GATED": gated}
+                    said = f"{'gate and up' if gated else 'down'} {name} {rows}{' rounded' if is_eight else ''}"
+                    yield said, experts._product, types, shape
     types = {"pairs_ptr": "*fp32", "ids_ptr": "*i32", "weights_ptr": "*fp32", "y_ptr": "*bf16"}
     yield "sum", experts._sum, types | {"experts": "i32", "hidden": "i32"}, {"TOP_K": 8, "COLUMNS": 1024}
 
