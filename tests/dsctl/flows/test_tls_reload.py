@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.rig import free_port
 from dsctl.planning.rendering import render
 
 WAIT_S = 60.0
@@ -65,14 +66,6 @@ def listens(port: int) -> bool:
     """Whether somebody does."""
     with socket.socket() as tried:
         return tried.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    """A port below the ephemeral range that nobody listens on."""
-    for port in range(21000 + os.getpid() % 7000, 32000):
-        if not listens(port):
-            return port
-    raise AssertionError("no free port")
 
 
 @contextmanager
